@@ -1,0 +1,1 @@
+//! End-to-end suites: they talk to a running husk from outside.

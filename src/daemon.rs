@@ -1,0 +1,1 @@
+//! The composition root of `husk serve`: only it knows every part.

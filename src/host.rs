@@ -1,0 +1,1 @@
+//! What this node can do, probed once and injectable in tests.

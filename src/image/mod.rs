@@ -1,0 +1,1 @@
+//! Images: references, registries, layers, root filesystems and the store that ties them together.

@@ -1,0 +1,1 @@
+//! Pod networking: CNI plugins, the built-in bridge, host ports, network namespaces.

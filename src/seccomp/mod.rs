@@ -1,0 +1,1 @@
+//! Seccomp profiles and their compiler to BPF.

@@ -1,0 +1,19 @@
+//! Thin safe wrappers over system calls that nix and rustix lack: the only `unsafe`.
+
+#![allow(unsafe_code)]
+
+/// Fills `buffer` with random bytes from the kernel.
+///
+/// # Panics
+/// Never in practice: getrandom(2) without flags fails only on a kernel older than 3.17.
+pub fn random(buffer: &mut [u8]) {
+    let mut done = 0;
+    while done < buffer.len() {
+        let rest = &mut buffer[done..];
+        // SAFETY: the pointer and length describe `rest`, which is valid for writes for the whole call.
+        let n = unsafe { libc::getrandom(rest.as_mut_ptr().cast(), rest.len(), 0) };
+        if let Ok(n) = usize::try_from(n) {
+            done += n;
+        }
+    }
+}
