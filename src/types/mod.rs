@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, and nothing here knows protobuf, the database or the kernel.
 
+pub mod cgroup;
 pub mod container;
 pub mod digest;
 pub mod error;
@@ -11,6 +12,7 @@ pub mod resources;
 pub mod security;
 pub mod time;
 
+pub use cgroup::CgroupJoin;
 pub use container::{ContainerConfig, ContainerMetadata, ContainerState};
 pub use digest::Digest;
 pub use error::{Error, Kind, Result};
