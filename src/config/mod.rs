@@ -1,1 +1,203 @@
-//! One documented TOML file, its drop-ins and the flags that override it.
+//! husk's configuration: one TOML file, its drop-ins, and the flags that override it.
+//!
+//! Every key has a default, so the file is optional. An unknown key is an error that names the file, the line and the
+//! nearest known key: a typing mistake must not silently change how a node runs. `deploy/config.toml` shows every
+//! key with its default; a test keeps the two in step.
+
+mod load;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use load::load;
+
+/// The whole configuration.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Config {
+    /// Directory for what must survive a reboot: images, writable layers, the database.
+    pub root: PathBuf,
+    /// Directory for what must not: sockets, pod files, exit records. Best on a tmpfs.
+    pub run: PathBuf,
+    /// Unix socket of the gRPC server; empty means `husk.sock` in [`Config::run`].
+    pub socket: PathBuf,
+    /// Logs.
+    pub log: Log,
+    /// Control groups.
+    pub cgroup: Cgroup,
+    /// Images and registries.
+    pub image: Image,
+    /// Pod networking.
+    pub network: Network,
+    /// Containers.
+    pub container: Container,
+}
+
+/// `[log]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    /// `error`, `warn`, `info`, `debug`, `trace`, or a filter such as `info,husk::image=debug`.
+    pub level: String,
+    /// `text` or `json`.
+    pub format: LogFormat,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// `[cgroup]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Cgroup {
+    /// Who makes cgroups; must be the same for kubelet (which asks husk).
+    pub driver: CgroupDriver,
+    /// Parent of pods that name none, and of the supervisors' cgroup.
+    pub parent: String,
+}
+
+/// Who makes cgroups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum CgroupDriver {
+    /// husk, in the cgroup file system.
+    #[default]
+    Cgroupfs,
+    /// systemd, over D-Bus.
+    Systemd,
+}
+
+/// `[image]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Image {
+    /// Directories in containerd's `certs.d` layout, first match wins.
+    pub hosts_dirs: Vec<PathBuf>,
+    /// Layers downloaded at once per pull.
+    pub max_concurrent_downloads: usize,
+    /// Seconds without a byte after which a transfer counts as stalled and is resumed.
+    pub stall_timeout_secs: u64,
+    /// Images that garbage collection must keep; `*` matches any run of characters.
+    pub pinned: Vec<String>,
+}
+
+/// `[network]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Network {
+    /// Directory of CNI network configurations; the first by name is used.
+    pub cni_conf_dir: PathBuf,
+    /// Directories searched for CNI plugins.
+    pub cni_bin_dirs: Vec<PathBuf>,
+    /// Seconds a CNI plugin may take.
+    pub cni_timeout_secs: u64,
+    /// Network namespaces kept ready.
+    pub netns_pool: usize,
+    /// Use husk's own bridge when there is no CNI configuration.
+    pub builtin: bool,
+    /// Name of that bridge; empty derives one from [`Config::root`].
+    pub builtin_bridge: String,
+    /// Subnet of that bridge.
+    pub builtin_subnet: String,
+}
+
+/// `[container]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Container {
+    /// Longest line in a container log, in bytes, before it is split.
+    pub max_log_line_bytes: u32,
+    /// Size of a pod's `/dev/shm` in bytes.
+    pub shm_bytes: u64,
+    /// Let containers bind ports below 1024 without a capability, as other runtimes do.
+    pub unprivileged_ports: bool,
+    /// Let containers open ICMP echo sockets without a capability, as other runtimes do.
+    pub unprivileged_icmp: bool,
+    /// Soft and hard limit of open files; 0 inherits husk's own.
+    pub nofile: u64,
+    /// Most bytes kept of each of stdout and stderr of a synchronous exec.
+    pub exec_output_bytes: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/husk".into(),
+            run: "/run/husk".into(),
+            socket: PathBuf::new(),
+            log: Log::default(),
+            cgroup: Cgroup::default(),
+            image: Image::default(),
+            network: Network::default(),
+            container: Container::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { level: "info".into(), format: LogFormat::Text }
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self { driver: CgroupDriver::Cgroupfs, parent: "/husk".into() }
+    }
+}
+
+impl Default for Image {
+    fn default() -> Self {
+        Self {
+            hosts_dirs: vec!["/etc/husk/certs.d".into(), "/etc/containerd/certs.d".into()],
+            max_concurrent_downloads: 3,
+            stall_timeout_secs: 60,
+            pinned: Vec::new(),
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cni_timeout_secs: 180,
+            netns_pool: 4,
+            builtin: false,
+            builtin_bridge: String::new(),
+            builtin_subnet: "10.88.0.0/16".into(),
+        }
+    }
+}
+
+impl Default for Container {
+    fn default() -> Self {
+        Self {
+            max_log_line_bytes: 16 * 1024,
+            shm_bytes: 64 << 20,
+            unprivileged_ports: true,
+            unprivileged_icmp: true,
+            nofile: 1_048_576,
+            exec_output_bytes: 16 << 20,
+        }
+    }
+}
+
+impl Config {
+    /// The socket, with its default worked out.
+    pub fn socket(&self) -> PathBuf {
+        if self.socket.as_os_str().is_empty() { self.run.join("husk.sock") } else { self.socket.clone() }
+    }
+}
