@@ -17,16 +17,19 @@ pub fn load(path: &Path, named: bool) -> Result<Config> {
         files.insert(0, path.to_owned());
     }
     for file in &files {
-        let text =
-            std::fs::read_to_string(file).with_context(|| format!("read configuration {}", file.display()))?;
+        let text = std::fs::read_to_string(file)
+            .with_context(|| format!("read configuration {}", file.display()))?;
         // Parsed as a whole configuration first: the error then points at the file and line it is in.
         toml::from_str::<Config>(&text).map_err(|e| explain(file, &e))?;
         let table: toml::Table = toml::from_str(&text).map_err(|e| explain(file, &e))?;
         merge(&mut merged, table);
     }
-    let config: Config =
-        merged.try_into().map_err(|e| Error::invalid(format!("configuration {}: {e}", path.display())))?;
-    config.check().map_err(|e| e.context(format!("configuration {}", path.display())))?;
+    let config: Config = merged
+        .try_into()
+        .map_err(|e| Error::invalid(format!("configuration {}: {e}", path.display())))?;
+    config
+        .check()
+        .map_err(|e| e.context(format!("configuration {}", path.display())))?;
     Ok(config)
 }
 
@@ -36,7 +39,12 @@ fn drop_ins(path: &Path) -> Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(&dir) {
         Ok(entries) => entries,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(e) => return Err(Error::internal(format!("read directory {}: {e}", Path::new(&dir).display()))),
+        Err(e) => {
+            return Err(Error::internal(format!(
+                "read directory {}: {e}",
+                Path::new(&dir).display()
+            )));
+        }
     };
     let mut files: Vec<_> = entries
         .filter_map(|e| e.ok().map(|e| e.path()))
@@ -59,8 +67,14 @@ fn merge(into: &mut toml::Table, from: toml::Table) {
 
 fn explain(file: &Path, error: &toml::de::Error) -> Error {
     let text = error.to_string();
-    let hint = unknown_key(&text).and_then(|(key, known)| nearest(key, &known)).unwrap_or_default();
-    Error::invalid(format!("configuration {}: {}{hint}", file.display(), text.trim_end()))
+    let hint = unknown_key(&text)
+        .and_then(|(key, known)| nearest(key, &known))
+        .unwrap_or_default();
+    Error::invalid(format!(
+        "configuration {}: {}{hint}",
+        file.display(),
+        text.trim_end()
+    ))
 }
 
 /// Takes the key and the known keys out of serde's ``unknown field `x`, expected one of `a`, `b` ``.
@@ -95,11 +109,16 @@ impl Config {
     fn check(&self) -> Result<()> {
         for (key, path) in [("root", &self.root), ("run", &self.run)] {
             if !path.is_absolute() {
-                return Err(Error::invalid(format!("{key} = {:?} must be an absolute path", path.display())));
+                return Err(Error::invalid(format!(
+                    "{key} = {:?} must be an absolute path",
+                    path.display()
+                )));
             }
         }
         if self.image.max_concurrent_downloads == 0 {
-            return Err(Error::invalid("image.max_concurrent_downloads must be at least 1"));
+            return Err(Error::invalid(
+                "image.max_concurrent_downloads must be at least 1",
+            ));
         }
         if self.container.max_log_line_bytes < 64 {
             return Err(Error::invalid("container.max_log_line_bytes must be at least 64"));

@@ -147,13 +147,19 @@ impl Default for Config {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { level: "info".into(), format: LogFormat::Text }
+        Self {
+            level: "info".into(),
+            format: LogFormat::Text,
+        }
     }
 }
 
 impl Default for Cgroup {
     fn default() -> Self {
-        Self { driver: CgroupDriver::Cgroupfs, parent: "/husk".into() }
+        Self {
+            driver: CgroupDriver::Cgroupfs,
+            parent: "/husk".into(),
+        }
     }
 }
 
@@ -198,6 +204,10 @@ impl Default for Container {
 impl Config {
     /// The socket, with its default worked out.
     pub fn socket(&self) -> PathBuf {
-        if self.socket.as_os_str().is_empty() { self.run.join("husk.sock") } else { self.socket.clone() }
+        if self.socket.as_os_str().is_empty() {
+            self.run.join("husk.sock")
+        } else {
+            self.socket.clone()
+        }
     }
 }

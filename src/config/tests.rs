@@ -5,7 +5,10 @@ use super::*;
 #[test]
 fn a_missing_file_means_defaults() {
     let dir = tempfile::tempdir().unwrap();
-    assert_eq!(load(&dir.path().join("none.toml"), false).unwrap(), Config::default());
+    assert_eq!(
+        load(&dir.path().join("none.toml"), false).unwrap(),
+        Config::default()
+    );
     assert!(load(&dir.path().join("none.toml"), true).is_err());
 }
 
@@ -13,9 +16,17 @@ fn a_missing_file_means_defaults() {
 fn drop_ins_override_by_key() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");
-    std::fs::write(&file, "root = \"/a\"\n[network]\nnetns_pool = 9\nbuiltin = true\n").unwrap();
+    std::fs::write(
+        &file,
+        "root = \"/a\"\n[network]\nnetns_pool = 9\nbuiltin = true\n",
+    )
+    .unwrap();
     std::fs::create_dir(dir.path().join("config.toml.d")).unwrap();
-    std::fs::write(dir.path().join("config.toml.d/10.toml"), "[network]\nnetns_pool = 1\n").unwrap();
+    std::fs::write(
+        dir.path().join("config.toml.d/10.toml"),
+        "[network]\nnetns_pool = 1\n",
+    )
+    .unwrap();
     let config = load(&file, true).unwrap();
     assert_eq!(config.network.netns_pool, 1);
     assert!(config.network.builtin);
@@ -37,7 +48,12 @@ fn an_unknown_key_names_line_and_neighbour() {
 fn impossible_values_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("config.toml");
-    for text in ["root = \"relative\"", "[image]\nmax_concurrent_downloads = 0", "run = 3", "[log]\nformat = \"xml\""] {
+    for text in [
+        "root = \"relative\"",
+        "[image]\nmax_concurrent_downloads = 0",
+        "run = 3",
+        "[log]\nformat = \"xml\"",
+    ] {
         std::fs::write(&file, text).unwrap();
         assert!(load(&file, true).is_err(), "{text}");
     }

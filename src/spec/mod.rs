@@ -1,1 +1,10 @@
 //! Pure: CRI or husk configuration + image configuration + host -> OCI runtime spec -> launch plan.
+//!
+//! Nothing here touches the kernel or the disk; what has to be looked up (users, devices, mount sources) is looked up
+//! by the caller and handed in, so that every rule can be tested by comparing values.
+
+pub mod container;
+pub mod mounts;
+pub mod process;
+
+pub use container::{ContainerInputs, container};

@@ -1,0 +1,185 @@
+//! The mount part of a spec: what every container gets, then what the client asked for.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
+
+use crate::types::container::Propagation;
+use crate::types::security::{IdMapping, NamespaceMode};
+
+use super::ContainerInputs;
+
+/// Files and directories on the node that husk prepares for a pod.
+#[derive(Debug, Clone, Default)]
+pub struct PodFiles {
+    /// For `/etc/hosts`.
+    pub hosts: PathBuf,
+    /// For `/etc/hostname`.
+    pub hostname: PathBuf,
+    /// For `/etc/resolv.conf`.
+    pub resolv_conf: PathBuf,
+    /// For `/dev/shm`; shared by the pod's containers.
+    pub shm: PathBuf,
+}
+
+/// A mount of the client with its source looked up on the node.
+#[derive(Debug, Clone, Default)]
+pub struct ResolvedMount {
+    /// Path inside.
+    pub container_path: PathBuf,
+    /// Directory or file on the node.
+    pub source: PathBuf,
+    /// Read-only.
+    pub readonly: bool,
+    /// Read-only all the way down.
+    pub recursive_read_only: bool,
+    /// Propagation.
+    pub propagation: Propagation,
+    /// User id mappings of the mount.
+    pub uid_mappings: Vec<IdMapping>,
+    /// Group id mappings of the mount.
+    pub gid_mappings: Vec<IdMapping>,
+}
+
+/// All mounts in the order they are made: husk's, then the client's with parents before children.
+pub fn mounts(inputs: &ContainerInputs<'_>) -> Vec<Mount> {
+    let mut wanted: Vec<&ResolvedMount> = inputs.mounts.iter().collect();
+    wanted.sort_by_key(|m| m.container_path.components().count());
+
+    let mut list = system(inputs);
+    list.extend(pod_files(inputs));
+    // What the client mounts at a path replaces what husk would have put there.
+    list.retain(|m| !wanted.iter().any(|w| w.container_path == *m.destination()));
+    list.extend(wanted.into_iter().map(bind));
+    list
+}
+
+/// The propagation of the root that lets the client's mounts work, in the words of the OCI spec.
+pub fn rootfs_propagation(mounts: &[ResolvedMount]) -> Option<&'static str> {
+    let has = |p| mounts.iter().any(|m| m.propagation == p);
+    if has(Propagation::Bidirectional) {
+        Some("rshared")
+    } else if has(Propagation::HostToContainer) {
+        Some("rslave")
+    } else {
+        None
+    }
+}
+
+fn system(inputs: &ContainerInputs<'_>) -> Vec<Mount> {
+    let access = if inputs.config.security.privileged {
+        "rw"
+    } else {
+        "ro"
+    };
+    vec![
+        mount("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        mount(
+            "/dev",
+            "tmpfs",
+            "tmpfs",
+            &["nosuid", "strictatime", "mode=755", "size=65536k"],
+        ),
+        mount(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &[
+                "nosuid",
+                "noexec",
+                "newinstance",
+                "ptmxmode=0666",
+                "mode=0620",
+                "gid=5",
+            ],
+        ),
+        mount("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        mount("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", access]),
+        mount(
+            "/sys/fs/cgroup",
+            "cgroup",
+            "cgroup",
+            &["nosuid", "noexec", "nodev", "relatime", access],
+        ),
+    ]
+}
+
+fn pod_files(inputs: &ContainerInputs<'_>) -> Vec<Mount> {
+    let files = inputs.files;
+    let access = if inputs.config.security.readonly_rootfs {
+        "ro"
+    } else {
+        "rw"
+    };
+    let mut list = Vec::with_capacity(4);
+    for (inside, source) in [
+        ("/etc/hostname", &files.hostname),
+        ("/etc/hosts", &files.hosts),
+        ("/etc/resolv.conf", &files.resolv_conf),
+    ] {
+        if !source.as_os_str().is_empty() {
+            list.push(mount(inside, "bind", source, &["rbind", "rprivate", access]));
+        }
+    }
+    let shm = if inputs.config.security.namespaces.ipc == NamespaceMode::Node {
+        Path::new("/dev/shm")
+    } else {
+        &files.shm
+    };
+    if !shm.as_os_str().is_empty() {
+        list.push(mount(
+            "/dev/shm",
+            "bind",
+            shm,
+            &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"],
+        ));
+    }
+    list
+}
+
+fn bind(m: &ResolvedMount) -> Mount {
+    let propagation = match m.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
+    let access = match (m.readonly, m.recursive_read_only) {
+        (true, true) => "rro",
+        (true, false) => "ro",
+        (false, _) => "rw",
+    };
+    let mut out = mount(
+        &m.container_path,
+        "bind",
+        &m.source,
+        &["rbind", propagation, access],
+    );
+    out.set_uid_mappings(mappings(&m.uid_mappings))
+        .set_gid_mappings(mappings(&m.gid_mappings));
+    out
+}
+
+fn mappings(list: &[IdMapping]) -> Option<Vec<LinuxIdMapping>> {
+    (!list.is_empty()).then(|| {
+        list.iter()
+            .filter_map(|m| {
+                LinuxIdMappingBuilder::default()
+                    .host_id(m.host_id)
+                    .container_id(m.container_id)
+                    .size(m.length)
+                    .build()
+                    .ok()
+            })
+            .collect()
+    })
+}
+
+fn mount(to: impl AsRef<Path>, kind: &str, source: impl AsRef<Path>, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(to.as_ref().to_owned())
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(source.as_ref().to_owned()))
+        .set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
+    mount
+}
