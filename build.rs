@@ -9,6 +9,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let cri = protox::compile([root.join("cri/v1.proto")], [root])?;
     tonic_prost_build::configure().bytes(".").compile_fds(cri)?;
 
+    let api = protox::compile([root.join("husk/v1/husk.proto")], [root])?;
+    tonic_prost_build::configure().compile_fds(api)?;
+
     let wire = protox::compile([root.join("husk/supervisor/v1.proto")], [root])?;
     tonic_prost_build::configure()
         .build_client(false)

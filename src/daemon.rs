@@ -1,1 +1,221 @@
 //! The composition root of `husk serve`: only it knows every part.
+//!
+//! Order matters: configuration, logs, lock, state, services, recovery, socket. Nothing is answered before recovery is
+//! through, and a daemon that cannot take over everything does not start half.
+
+use std::fs::File;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use nix::fcntl::{Flock, FlockArg};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::transport::Server;
+use tracing::{info, warn};
+
+use crate::api;
+use crate::cgroup::{Cgroups, Driver};
+use crate::config::{CgroupDriver, Config};
+use crate::cri::proto::image_service_server::ImageServiceServer;
+use crate::cri::proto::runtime_service_server::RuntimeServiceServer;
+use crate::cri::{self, MAX_MESSAGE_BYTES};
+use crate::host::Host;
+use crate::image::{ImageConfig, ImageStore};
+use crate::network::{BuiltinConfig, Network, NetworkConfig};
+use crate::pod::launcher::{self, Launcher};
+use crate::pod::{Parts, Runtime};
+use crate::state::Db;
+use crate::telemetry;
+use crate::types::error::{Context, Error, Kind, Result};
+
+/// How long calls in flight may take to end once husk was told to stop.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// Serves until SIGTERM or SIGINT. Pods go on running afterwards.
+///
+/// # Errors
+/// Anything that keeps the daemon from starting, and a failing socket.
+pub async fn serve(config: Config) -> Result<()> {
+    telemetry::start(&config.log)?;
+    let _lock = lock(&config.run)?;
+    std::fs::create_dir_all(&config.root)
+        .with_context(|| format!("create directory {}", config.root.display()))?;
+
+    let host = Host::probe();
+    let driver = match config.cgroup.driver {
+        CgroupDriver::Cgroupfs => Driver::Cgroupfs,
+        CgroupDriver::Systemd => Driver::Systemd,
+    };
+    let cgroups = Arc::new(Cgroups::probe(Path::new("/sys/fs/cgroup"), driver)?);
+    let launcher = Launcher::start(launcher_config(&config, &cgroups)?).await?;
+    let db = Db::open(&config.root.join("husk.db"))?;
+    let images = ImageStore::open(image_config(&config), db.clone())?;
+    let network = Network::start(network_config(&config)?).await?;
+    let runtime = Runtime::new(Parts {
+        config: config.clone(),
+        host,
+        cgroups: Arc::clone(&cgroups),
+        images: Arc::clone(&images),
+        network: Arc::clone(&network),
+        db,
+        launcher: launcher.clone(),
+    })?;
+    runtime.recover().await?;
+
+    let listener = bind(&config.socket()).await?;
+    info!(socket = %config.socket().display(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
+    answer(listener, &runtime, &images).await?;
+    network.shutdown().await;
+    let _ = std::fs::remove_file(config.socket());
+    launcher.stop().await;
+    if runtime.index().all_pods().is_empty() {
+        remove_cgroups(&config, &cgroups);
+    }
+    info!("husk stopped; its pods go on");
+    Ok(())
+}
+
+/// Without pods nothing of husk is in its own cgroups any more, and the next daemon makes them anew.
+fn remove_cgroups(config: &Config, cgroups: &Cgroups) {
+    for path in [supervisors_path(config), config.cgroup.parent.clone()] {
+        if let Err(error) = cgroups.open(&path).remove() {
+            warn!(%error, "cgroup could not be removed");
+        }
+    }
+}
+
+/// Supervisors live outside the pods' limits, in a cgroup of their own.
+fn supervisors_path(config: &Config) -> String {
+    format!("{}/supervisors", config.cgroup.parent)
+}
+
+async fn answer(listener: UnixListener, runtime: &Arc<Runtime>, images: &Arc<ImageStore>) -> Result<()> {
+    let (tell, told) = tokio::sync::watch::channel(false);
+    let mut stop = told.clone();
+    let server = Server::builder()
+        .add_service(
+            RuntimeServiceServer::new(cri::runtime::Service::new(Arc::clone(runtime)))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(
+            ImageServiceServer::new(cri::image::Service::new(Arc::clone(images)))
+                .max_decoding_message_size(MAX_MESSAGE_BYTES),
+        )
+        .add_service(api::server(Arc::clone(images)))
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+            let _ = stop.wait_for(|s| *s).await;
+        });
+    tokio::pin!(server);
+    tokio::select! {
+        ended = &mut server => return ended.context("serve gRPC"),
+        () = told_to_stop() => tell.send_replace(true),
+    };
+    // Clients such as an open image pull may hold their connection for long.
+    match tokio::time::timeout(DRAIN, server).await {
+        Ok(ended) => ended.context("serve gRPC"),
+        Err(_) => {
+            warn!("calls were still in flight; their work is taken up by the next daemon");
+            Ok(())
+        }
+    }
+}
+
+async fn told_to_stop() {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
+
+/// One daemon for each run directory.
+fn lock(run: &Path) -> Result<Flock<File>> {
+    std::fs::create_dir_all(run).with_context(|| format!("create directory {}", run.display()))?;
+    std::fs::set_permissions(run, std::fs::Permissions::from_mode(0o711))
+        .with_context(|| format!("set mode of {}", run.display()))?;
+    let path = run.join("husk.lock");
+    let file = File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| {
+        Error::new(
+            Kind::FailedPrecondition,
+            format!(
+                "lock {}: {e}: another husk uses this run directory; stop it or use --run",
+                path.display()
+            ),
+        )
+    })
+}
+
+async fn bind(path: &Path) -> Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        std::fs::create_dir_all(dir).with_context(|| format!("create directory {}", dir.display()))?;
+    }
+    if UnixStream::connect(path).await.is_ok() {
+        return Err(Error::precondition(format!(
+            "socket {}: somebody else is serving it",
+            path.display()
+        )));
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            return Err(Error::internal(format!(
+                "remove old socket {}: {e}",
+                path.display()
+            )));
+        }
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
+        .with_context(|| format!("set mode of {}", path.display()))?;
+    Ok(listener)
+}
+
+fn launcher_config(config: &Config, cgroups: &Cgroups) -> Result<launcher::Config> {
+    let cgroup = cgroups.create(&supervisors_path(config), &Default::default())?;
+    Ok(launcher::Config {
+        cgroup: Some(cgroup.join()),
+        ..Default::default()
+    })
+}
+
+fn image_config(config: &Config) -> ImageConfig {
+    ImageConfig {
+        hosts_dirs: config.image.hosts_dirs.clone(),
+        max_concurrent_downloads: config.image.max_concurrent_downloads,
+        stall_timeout: Duration::from_secs(config.image.stall_timeout_secs),
+        pinned: config.image.pinned.clone(),
+        ..ImageConfig::new(config.root.join("images"))
+    }
+}
+
+fn network_config(config: &Config) -> Result<NetworkConfig> {
+    let net = &config.network;
+    let builtin = if net.builtin {
+        Some(BuiltinConfig {
+            bridge: net.builtin_bridge.clone(),
+            subnet: net.builtin_subnet.parse().context("network.builtin_subnet")?,
+            subnet6: None,
+            mtu: 0,
+        })
+    } else {
+        None
+    };
+    Ok(NetworkConfig {
+        cni_conf_dir: net.cni_conf_dir.clone(),
+        cni_bin_dirs: net.cni_bin_dirs.clone(),
+        state_dir: config.root.join("network"),
+        netns_dir: config.run.join("netns"),
+        builtin,
+        netns_pool: net.netns_pool,
+        cni_timeout: Duration::from_secs(net.cni_timeout_secs),
+        cni_shared_cache: None,
+    })
+}

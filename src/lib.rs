@@ -10,6 +10,7 @@
 //!    the database.
 //! 5. The daemon holds nothing that it cannot rebuild from the database, the run directories and the supervisors.
 
+pub mod api;
 pub mod cgroup;
 pub mod cli;
 pub mod config;

@@ -1,3 +1,7 @@
 //! The husk program. Picks the personality before any thread or runtime exists.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    husk::cli::main()
+}

@@ -126,7 +126,8 @@ pub struct Container {
     pub unprivileged_icmp: bool,
     /// Soft and hard limit of open files; 0 inherits husk's own.
     pub nofile: u64,
-    /// Most bytes kept of each of stdout and stderr of a synchronous exec.
+    /// Most bytes kept of each of stdout and stderr of a synchronous exec. Both together have to fit into the 16 MiB
+    /// that clients accept of a message.
     pub exec_output_bytes: usize,
 }
 
@@ -196,7 +197,7 @@ impl Default for Container {
             unprivileged_ports: true,
             unprivileged_icmp: true,
             nofile: 1_048_576,
-            exec_output_bytes: 16 << 20,
+            exec_output_bytes: (8 << 20) - (64 << 10),
         }
     }
 }

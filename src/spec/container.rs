@@ -7,6 +7,7 @@ use oci_spec::runtime::{
     Linux, LinuxDevice, LinuxNamespace, LinuxNamespaceType, LinuxResources, LinuxSeccomp, Root, Spec,
 };
 
+use crate::types::capability::ContainerCaps;
 use crate::types::error::Result;
 use crate::types::security::NamespaceMode;
 use crate::types::{ContainerConfig, ContainerId, PodConfig, PodId};
@@ -28,7 +29,7 @@ pub struct ContainerInputs<'a> {
     /// The user, looked up in the image.
     pub user: &'a process::User,
     /// Capability sets, worked out against the node.
-    pub capabilities: process::Capabilities,
+    pub capabilities: ContainerCaps,
     /// Namespaces of the pod.
     pub namespaces: &'a PodNamespaces,
     /// Files that husk makes for the pod.

@@ -4,7 +4,9 @@
 //! by the caller and handed in, so that every rule can be tested by comparing values.
 
 pub mod container;
+pub mod identity;
 pub mod mounts;
+pub mod plan;
 pub mod process;
 
 pub use container::{ContainerInputs, container};

@@ -121,7 +121,7 @@ fn pod_files(inputs: &ContainerInputs<'_>) -> Vec<Mount> {
             list.push(mount(inside, "bind", source, &["rbind", "rprivate", access]));
         }
     }
-    let shm = if inputs.config.security.namespaces.ipc == NamespaceMode::Node {
+    let shm = if inputs.pod.security.namespaces.ipc == NamespaceMode::Node {
         Path::new("/dev/shm")
     } else {
         &files.shm

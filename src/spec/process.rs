@@ -1,12 +1,12 @@
 //! The process part of a spec: command, environment, directory, user, capabilities, limits.
 
 use oci_spec::runtime::{
-    Capabilities as Set, LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process,
-    User as OciUser,
+    LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User as OciUser,
 };
 
 use crate::types::ContainerConfig;
-use crate::types::error::{Context, Error, Result};
+use crate::types::capability::ContainerCaps;
+use crate::types::error::{Error, Result};
 
 use super::ContainerInputs;
 
@@ -43,21 +43,10 @@ pub struct User {
     pub additional_gids: Vec<u32>,
 }
 
-/// Capability sets by name, such as `CAP_CHOWN`.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Bounding, effective and permitted.
-    pub effective: Vec<String>,
-    /// Inheritable.
-    pub inheritable: Vec<String>,
-    /// Ambient.
-    pub ambient: Vec<String>,
-}
-
 /// Builds the process.
 ///
 /// # Errors
-/// Neither image nor client names a command; a capability that the spec does not know.
+/// Neither image nor client names a command.
 pub fn process(inputs: &ContainerInputs<'_>) -> Result<Process> {
     let config = inputs.config;
     let mut user = OciUser::default();
@@ -71,7 +60,7 @@ pub fn process(inputs: &ContainerInputs<'_>) -> Result<Process> {
         .set_args(Some(args(config, inputs.image)?))
         .set_env(Some(env(config, inputs.image, &inputs.pod.hostname)))
         .set_cwd(cwd(config, inputs.image).into())
-        .set_capabilities(Some(capabilities(&inputs.capabilities)?))
+        .set_capabilities(Some(capabilities(&inputs.capabilities)))
         .set_no_new_privileges(Some(config.security.no_new_privs))
         .set_rlimits(rlimits(inputs.nofile))
         .set_apparmor_profile(None)
@@ -138,24 +127,14 @@ fn cwd(config: &ContainerConfig, image: &ImageDefaults) -> String {
     }
 }
 
-fn capabilities(sets: &Capabilities) -> Result<LinuxCapabilities> {
-    let effective = set_of(&sets.effective)?;
+fn capabilities(caps: &ContainerCaps) -> LinuxCapabilities {
     let mut out = LinuxCapabilities::default();
-    out.set_bounding(Some(effective.clone()))
-        .set_permitted(Some(effective.clone()))
-        .set_effective(Some(effective))
-        .set_inheritable(Some(set_of(&sets.inheritable)?))
-        .set_ambient(Some(set_of(&sets.ambient)?));
-    Ok(out)
-}
-
-fn set_of(names: &[String]) -> Result<Set> {
-    names
-        .iter()
-        .map(|n| {
-            serde_json::from_value(serde_json::Value::String(n.clone())).context(format!("capability {n}"))
-        })
-        .collect()
+    out.set_bounding(Some(caps.granted.to_oci()))
+        .set_permitted(Some(caps.granted.to_oci()))
+        .set_effective(Some(caps.granted.to_oci()))
+        .set_inheritable(Some(caps.inheritable.to_oci()))
+        .set_ambient(Some(caps.ambient.to_oci()));
+    out
 }
 
 fn rlimits(nofile: u64) -> Option<Vec<PosixRlimit>> {

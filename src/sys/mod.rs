@@ -2,6 +2,21 @@
 
 #![allow(unsafe_code)]
 
+pub mod bpf;
+pub mod cap;
+pub mod clone;
+pub mod fd;
+pub mod fds;
+pub mod fork;
+pub mod heap;
+pub mod mount;
+pub mod namespace;
+pub mod probe;
+pub mod process;
+pub mod seccomp;
+pub mod signal;
+pub mod tty;
+
 /// Fills `buffer` with random bytes from the kernel.
 ///
 /// # Panics

@@ -2,6 +2,7 @@
 //!
 //! Nothing here does I/O, and nothing here knows protobuf, the database or the kernel.
 
+pub mod capability;
 pub mod cgroup;
 pub mod container;
 pub mod digest;
@@ -12,6 +13,7 @@ pub mod resources;
 pub mod security;
 pub mod time;
 
+pub use capability::{CapSet, Capability};
 pub use cgroup::CgroupJoin;
 pub use container::{ContainerConfig, ContainerMetadata, ContainerState};
 pub use digest::Digest;

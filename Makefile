@@ -1,0 +1,70 @@
+# husk: `make demo` shows the main job, `make test` runs every test. `make` alone lists the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# The steps of a target share cargo's target directory and the node: one after the other.
+.NOTPARALLEL:
+
+CARGO ?= cargo
+# Where cargo puts what it builds for the target that .cargo/config.toml names.
+TARGET := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
+# What the tests drive, beyond Rust and a C compiler: a registry, images' contents, CNI plugins, and tools to look
+# at the node with. husk itself needs none of it.
+PACKAGES := busybox-static ca-certificates containernetworking-plugins debootstrap docker-registry iproute2 iptables \
+	mount nftables openssl procps protobuf-compiler tar util-linux
+
+PREFIX ?= /usr/local
+SYSCONFDIR ?= /etc
+UNITDIR ?= $(SYSCONFDIR)/systemd/system
+DESTDIR ?=
+
+.PHONY: help demo build test deps fmt lint check doc bench install uninstall
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: build ## Build husk and show the main job, from a pull to a clean node (root, nothing to install, no network)
+	@$(TARGET)/release/husk demo
+
+build: ## Build the release binary
+	$(CARGO) build --release
+	@ls -l $(TARGET)/release/husk
+
+# One build serves the unit tests and the end-to-end suites, and one profile both: a second set of features or flags
+# would compile everything twice.
+test: deps lint check doc ## Install what the tests need, then run them all (root, a Debian machine)
+	@echo "make test: everything passed"
+
+deps: ## Install the Debian packages that the tests need
+	@e2e/packages $(PACKAGES)
+
+fmt: ## Format the code
+	$(CARGO) fmt --all
+
+lint: ## Check format and lints
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+# The failures are messages for people: where in a library they were made does not help.
+check: export RUST_LIB_BACKTRACE = 0
+check: ## Run the unit tests and the end-to-end suites, without installing anything
+	$(CARGO) test --workspace --locked --no-run
+	e2e/swept $(CARGO) test --workspace --locked --no-fail-fast
+
+doc: ## Build the documentation
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
+
+bench: ## Measure, and judge nothing (BENCH="--socket ... --image ..." measures another runtime)
+	$(CARGO) build --release --workspace --bins
+	e2e/swept $(TARGET)/release/husk-bench $(BENCH)
+
+install: build ## Install the binary, the systemd unit and a configuration (PREFIX, SYSCONFDIR, DESTDIR)
+	install -D -m 0755 $(TARGET)/release/husk $(DESTDIR)$(PREFIX)/bin/husk
+	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSCONFDIR)/husk
+	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/husk.service > $(DESTDIR)$(UNITDIR)/husk.service
+	[ -e $(DESTDIR)$(SYSCONFDIR)/husk/config.toml ] || \
+		install -m 0644 deploy/config.toml $(DESTDIR)$(SYSCONFDIR)/husk/config.toml
+
+uninstall: ## Remove the binary and the unit; configuration, images and running pods stay
+	rm -f $(DESTDIR)$(PREFIX)/bin/husk $(DESTDIR)$(UNITDIR)/husk.service

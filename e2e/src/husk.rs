@@ -1,0 +1,515 @@
+//! A daemon of one test: started, killed, restarted, stopped, and searched for what it left behind.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use k8s_cri::v1::{PodSandboxConfig, VersionRequest};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::clean::Footprint;
+use crate::cri::{Cri, CriExt as _};
+use crate::network::{CNI_BIN_DIR, Names, conflist};
+use crate::registry::Registry;
+use crate::{eventually, image, target_dir};
+
+/// How a test wants its daemon.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    network: Network,
+    toml: String,
+    hosts: Vec<(String, String)>,
+    env: Vec<(String, String)>,
+    plugins: Vec<(String, String)>,
+    quiet: bool,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+enum Network {
+    #[default]
+    None,
+    Builtin,
+    Cni,
+}
+
+impl Options {
+    /// No network, no mirrors: enough for pods on the host's network.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Switches the built-in bridge on.
+    #[must_use]
+    pub fn builtin_network(mut self) -> Self {
+        self.network = Network::Builtin;
+        self
+    }
+
+    /// Configures the reference CNI plugins.
+    #[must_use]
+    pub fn cni(mut self) -> Self {
+        self.network = Network::Cni;
+        self
+    }
+
+    /// Adds text to the configuration file: whole tables, not `[cgroup]` or `[network]`.
+    #[must_use]
+    pub fn toml(mut self, text: &str) -> Self {
+        self.toml += text;
+        self
+    }
+
+    /// Configures a registry host by a `hosts.toml`.
+    #[must_use]
+    pub fn hosts(mut self, host: &str, toml: &str) -> Self {
+        self.hosts.push((host.into(), toml.into()));
+        self
+    }
+
+    /// Logs warnings only.
+    #[must_use]
+    pub fn quiet(mut self) -> Self {
+        self.quiet = true;
+        self
+    }
+
+    /// Adds a CNI plugin that is a shell script, found before the reference plugins.
+    #[must_use]
+    pub fn plugin(mut self, name: &str, script: &str) -> Self {
+        self.plugins.push((name.into(), script.into()));
+        self
+    }
+
+    /// Adds a variable to the daemon's environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.env.push((name.into(), value.into()));
+        self
+    }
+}
+
+/// What a command said.
+#[derive(Debug)]
+pub struct Output {
+    /// Its exit code, if it was not killed.
+    pub code: Option<i32>,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Output {
+    /// Its standard output, if it succeeded and said nothing of an error.
+    pub fn fine(self) -> Result<String> {
+        ensure!(self.code == Some(0), "{self:?}");
+        Ok(self.stdout)
+    }
+
+    /// Its standard error, if it failed without falling over.
+    pub fn failed(self) -> Result<String> {
+        ensure!(self.code.is_some_and(|code| code != 0 && code != 101), "{self:?}");
+        ensure!(
+            !self.stderr.trim().is_empty() && !self.stderr.contains("panicked"),
+            "{self:?}"
+        );
+        Ok(self.stderr)
+    }
+}
+
+/// A running daemon and everything around it.
+#[derive(Debug)]
+pub struct Husk {
+    /// The client.
+    pub cri: Cri,
+    /// Its network names, whether or not it has a network.
+    pub names: Names,
+    dir: PathBuf,
+    tag: String,
+    options: Options,
+    child: Option<Child>,
+}
+
+/// Runs a test with a daemon, then sees that nothing is left.
+pub async fn run(test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
+    run_with(Options::new(), test).await
+}
+
+/// As [`run`], with options.
+pub async fn run_with(options: Options, test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
+    let mut husk = Husk::start(options).await?;
+    let mut outcome = match tokio::time::timeout(Duration::from_secs(300), test(&mut husk)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(anyhow::anyhow!("the test is stuck")),
+    };
+    if outcome.is_ok() {
+        outcome = husk.finish().await;
+    }
+    if outcome.is_err() {
+        eprintln!("--- last lines of {}'s log\n{}", husk.tag, husk.log_tail());
+        // Gently first: a CNI plugin can only take its rules back while its configuration is there.
+        let _ = tokio::time::timeout(Duration::from_secs(30), husk.remove_everything()).await;
+    }
+    outcome
+}
+
+impl Husk {
+    async fn start(options: Options) -> Result<Self> {
+        static SERIAL: AtomicU32 = AtomicU32::new(0);
+        let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
+        ensure!(
+            nix::unistd::geteuid().is_root(),
+            "these tests make namespaces and cgroups: run them as root"
+        );
+        let tag = format!("husk-e2e-{}-{serial}", std::process::id());
+        let dir = crate::base_dir().join(&tag);
+        let mut husk = Self {
+            cri: Cri::new(&dir.join("run/husk.sock")),
+            names: Names::new(serial),
+            dir,
+            tag,
+            options,
+            child: None,
+        };
+        husk.prepare()?;
+        husk.launch().await?;
+        Ok(husk)
+    }
+
+    fn prepare(&self) -> Result<()> {
+        for dir in ["root", "run", "certs.d", "cni", "plugins", "logs", "share"] {
+            fs::create_dir_all(self.dir.join(dir))?;
+        }
+        // For whoever has to clean up after a test process that was killed.
+        fs::write(self.dir.join("bridge"), &self.names.bridge)?;
+        fs::write(
+            self.dir.join("config.toml"),
+            format!(
+                "[cgroup]\nparent = \"/{}\"\n[network]\nbuiltin = {}\nbuiltin_bridge = \"{}\"\n\
+                 builtin_subnet = \"{}\"\n{}",
+                self.tag,
+                self.options.network == Network::Builtin,
+                self.names.bridge,
+                self.names.subnet,
+                self.options.toml,
+            ),
+        )?;
+        for (host, toml) in &self.options.hosts {
+            let dir = self.dir.join("certs.d").join(host);
+            fs::create_dir_all(&dir)?;
+            fs::write(dir.join("hosts.toml"), toml)?;
+        }
+        for plugin in fs::read_dir(CNI_BIN_DIR)
+            .with_context(|| format!("read {CNI_BIN_DIR} (apt-get install containernetworking-plugins)"))?
+            .flatten()
+        {
+            std::os::unix::fs::symlink(plugin.path(), self.dir.join("plugins").join(plugin.file_name()))?;
+        }
+        for (name, script) in &self.options.plugins {
+            let path = self.dir.join("plugins").join(name);
+            fs::write(&path, script)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755))?;
+        }
+        if self.options.network == Network::Cni {
+            let list = conflist(&self.tag, &self.names, &self.dir.join("ipam"));
+            fs::write(
+                self.cni_dir().join("10-e2e.conflist"),
+                serde_json::to_vec_pretty(&list)?,
+            )?;
+        }
+        Ok(())
+    }
+
+    async fn launch(&mut self) -> Result<()> {
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.dir.join("daemon.log"))?;
+        let binary = binary()?;
+        let mut command = Command::new(&binary);
+        command.arg("serve");
+        for (flag, path) in [
+            ("--config", "config.toml"),
+            ("--root", "root"),
+            ("--run", "run"),
+            ("--socket", "run/husk.sock"),
+            ("--hosts-dir", "certs.d"),
+            ("--cni-conf-dir", "cni"),
+            ("--cni-bin-dir", "plugins"),
+        ] {
+            command.arg(flag).arg(self.dir.join(path));
+        }
+        command
+            .args(["--cgroup-driver", "cgroupfs"])
+            .args([
+                "--log-level",
+                if self.options.quiet {
+                    "warn"
+                } else {
+                    "info,husk=debug"
+                },
+            ])
+            .env("HUSK_E2E_TAG", &self.tag)
+            .envs(self.options.env.iter().map(|(k, v)| (k, v)))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        self.child = Some(
+            command
+                .spawn()
+                .with_context(|| format!("start {}", binary.display()))?,
+        );
+        eventually("the daemon's first answer", async || {
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .and_then(|c| c.try_wait().transpose())
+                .transpose()?
+            {
+                bail!("the daemon ended with {status}:\n{}", self.log_tail());
+            }
+            Ok(self.cri.runtime().version(VersionRequest::default()).await.ok())
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// The daemon's pid.
+    pub fn pid(&self) -> Result<i32> {
+        let child = self.child.as_ref().context("the daemon is not running")?;
+        Ok(i32::try_from(child.id())?)
+    }
+
+    /// Kills the daemon with SIGKILL and waits until it is gone.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut child = self.child.take().context("the daemon is not running")?;
+        child.kill()?;
+        child.wait()?;
+        Ok(())
+    }
+
+    /// Starts the daemon again, in the same place.
+    pub async fn start_again(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the daemon is still running");
+        self.launch().await
+    }
+
+    /// Asks the daemon to end with SIGTERM and waits until it has.
+    pub async fn stop(&mut self) -> Result<ExitStatus> {
+        kill(Pid::from_raw(self.pid()?), Signal::SIGTERM)?;
+        let mut child = self.child.take().context("the daemon is not running")?;
+        let ended = eventually("the daemon's end", async || Ok(child.try_wait()?)).await;
+        if ended.is_err() {
+            self.child = Some(child);
+        }
+        ended
+    }
+
+    /// The directory that holds everything of this test.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Where CNI configurations go.
+    pub fn cni_dir(&self) -> PathBuf {
+        self.dir.join("cni")
+    }
+
+    /// A fresh directory to share with containers.
+    pub fn share(&self, name: &str) -> Result<PathBuf> {
+        let dir = self.dir.join("share").join(name);
+        fs::create_dir_all(&dir)?;
+        Ok(dir)
+    }
+
+    /// A pod configuration with a log directory of this daemon.
+    pub fn pod_config(&self, name: &str) -> PodSandboxConfig {
+        crate::config::pod(name, &self.dir.join("logs"))
+    }
+
+    /// The parent cgroup of this daemon's pods.
+    pub fn cgroup_parent(&self) -> String {
+        format!("/{}", self.tag)
+    }
+
+    /// Pulls busybox from the registry that all tests of this process share.
+    pub async fn busybox(&self) -> Result<String> {
+        let reference = shared_busybox()?;
+        self.cri.pull(&reference).await.context("pull busybox")?;
+        Ok(reference)
+    }
+
+    /// Runs husk's command line against this daemon.
+    pub async fn cli(&self, arguments: &[&str]) -> Result<Output> {
+        let output = tokio::process::Command::new(binary()?)
+            .args(arguments)
+            .env("HUSK_SOCKET", self.dir.join("run/husk.sock"))
+            .env("HUSK_E2E_TAG", &self.tag)
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output()
+            .await?;
+        Ok(Output {
+            code: output.status.code(),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// The daemon's log so far.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.dir.join("daemon.log")).unwrap_or_default()
+    }
+
+    fn log_tail(&self) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(60)..].join("\n")
+    }
+
+    /// What this daemon and its pods occupy on the machine.
+    pub fn footprint(&self) -> Footprint {
+        Footprint {
+            dir: self.dir.clone(),
+            tag: self.tag.clone(),
+            names: self.names.clone(),
+        }
+    }
+
+    /// Stops and removes all pods, and removes all images.
+    pub async fn remove_everything(&self) -> Result<()> {
+        for pod in self.cri.list_pods(None).await? {
+            self.cri
+                .stop_pod(&pod.id)
+                .await
+                .with_context(|| format!("stop pod {}", pod.id))?;
+            self.cri
+                .remove_pod(&pod.id)
+                .await
+                .with_context(|| format!("remove pod {}", pod.id))?;
+        }
+        for image in self.cri.list_images().await? {
+            self.cri
+                .remove_image(&image.id)
+                .await
+                .with_context(|| format!("remove image {}", image.id))?;
+        }
+        Ok(())
+    }
+
+    /// Fails if anything of this daemon's pods is still on the machine.
+    pub async fn assert_no_pods(&self) -> Result<()> {
+        self.assert_none("a machine without pods", |f| f.leftovers_of_pods())
+            .await
+    }
+
+    /// Fails if anything of this daemon's pods and images is still on the machine.
+    pub async fn assert_clean(&self) -> Result<()> {
+        self.assert_none("a clean machine", |f| {
+            Ok([f.leftovers_of_pods()?, f.leftovers_of_images()?].concat())
+        })
+        .await
+    }
+
+    async fn assert_none(&self, what: &str, look: impl Fn(&Footprint) -> Result<Vec<String>>) -> Result<()> {
+        let footprint = self.footprint();
+        let mut last = Vec::new();
+        let none = eventually(what, async || {
+            last = look(&footprint)?;
+            Ok(last.is_empty().then_some(()))
+        })
+        .await;
+        none.with_context(|| format!("left behind:\n  {}", last.join("\n  ")))
+    }
+
+    async fn finish(&mut self) -> Result<()> {
+        if self.child.is_none() {
+            self.start_again().await?;
+        }
+        self.remove_everything().await?;
+        self.assert_clean().await?;
+        let status = self.stop().await?;
+        ensure!(status.success(), "the daemon ended with {status}");
+        ensure!(
+            !self.log().contains("panicked at"),
+            "the daemon panicked:\n{}",
+            self.log_tail()
+        );
+        let rest = self.footprint().leftovers_of_daemon()?;
+        ensure!(
+            rest.is_empty(),
+            "left behind after the daemon's end:\n  {}",
+            rest.join("\n  ")
+        );
+        Ok(())
+    }
+
+    /// A call that proves the daemon unharmed.
+    pub async fn assert_serving(&mut self) -> Result<()> {
+        let status = self
+            .child
+            .as_mut()
+            .context("the daemon is not running")?
+            .try_wait()?;
+        ensure!(status.is_none(), "the daemon ended: {status:?}");
+        self.cri.runtime().version(VersionRequest::default()).await?;
+        self.cri
+            .pod_status("0123456789abcdef")
+            .await
+            .refused_with(tonic::Code::NotFound)?;
+        Ok(())
+    }
+}
+
+impl Drop for Husk {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        self.footprint().wipe();
+    }
+}
+
+/// The program under test: `HUSK_BIN`, or what cargo built last beside this test.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(path) = std::env::var_os("HUSK_BIN") {
+        return Ok(path.into());
+    }
+    let own = std::env::current_exe()?;
+    let beside = own
+        .ancestors()
+        .skip(1)
+        .map(|dir| dir.join("husk"))
+        .find(|path| path.is_file());
+    beside.with_context(|| {
+        format!(
+            "no husk in {}: cargo build first, or set HUSK_BIN",
+            target_dir().display()
+        )
+    })
+}
+
+/// The registry that all tests of this process share.
+pub fn shared_registry() -> Result<&'static Registry> {
+    static REGISTRY: std::sync::OnceLock<std::result::Result<Registry, String>> = std::sync::OnceLock::new();
+    match REGISTRY.get_or_init(|| Registry::start().map_err(|e| format!("{e:#}"))) {
+        Ok(registry) => Ok(registry),
+        Err(e) => bail!("{e}"),
+    }
+}
+
+/// The reference of busybox in the shared registry.
+pub fn shared_busybox() -> Result<String> {
+    static REFERENCE: std::sync::OnceLock<std::result::Result<String, String>> = std::sync::OnceLock::new();
+    let push = || shared_registry()?.push("base/busybox", "1", &image::busybox()?.build()?);
+    match REFERENCE.get_or_init(|| push().map_err(|e| format!("{e:#}"))) {
+        Ok(reference) => Ok(reference.clone()),
+        Err(e) => bail!("{e}"),
+    }
+}

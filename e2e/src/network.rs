@@ -1,0 +1,53 @@
+//! Network names and CNI configurations that cannot collide with another test's.
+
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+/// Where the plugins of Debian's containernetworking-plugins are.
+pub const CNI_BIN_DIR: &str = "/usr/lib/cni";
+
+/// A bridge and a subnet of one test.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// At most 15 characters.
+    pub bridge: String,
+    /// Such as `10.130.7.0/24`.
+    pub subnet: String,
+}
+
+impl Names {
+    /// Derived from this process and a serial number within it.
+    pub fn new(serial: u32) -> Self {
+        let pid = std::process::id();
+        Self {
+            bridge: format!("hk{pid}-{}", serial % 1000),
+            subnet: format!("10.{}.{}.0/24", 128 + pid % 64, serial % 256),
+        }
+    }
+
+    /// What every address in the subnet begins with.
+    pub fn prefix(&self) -> &str {
+        self.subnet.trim_end_matches("0/24")
+    }
+}
+
+/// A configuration list with the reference plugins: bridge, host-local, portmap.
+pub fn conflist(name: &str, names: &Names, data: &Path) -> Value {
+    json!({
+        "cniVersion": "1.0.0",
+        "name": name,
+        "plugins": [
+            {
+                "type": "bridge", "bridge": names.bridge, "isGateway": true, "ipMasq": false,
+                "hairpinMode": true,
+                "ipam": {
+                    "type": "host-local", "dataDir": data,
+                    "ranges": [[{ "subnet": names.subnet }]],
+                    "routes": [{ "dst": "0.0.0.0/0" }],
+                },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ],
+    })
+}

@@ -1,0 +1,23 @@
+//! What husk promises kubelet, seen from kubelet's side of the socket. One module per journey.
+
+// A test is a future that is awaited once: its size does not matter.
+#![allow(clippy::large_futures)]
+
+mod bad_images;
+mod bad_input;
+mod bad_states;
+mod cli;
+mod containers;
+mod exec;
+mod exits;
+mod images;
+mod layers;
+mod limits;
+mod logs;
+mod mounts;
+mod namespaces;
+mod network;
+mod pods;
+mod registries;
+mod restart;
+mod security;

@@ -1,0 +1,288 @@
+//! Processes of a cgroup and everything below it: listing, freezing, killing.
+//!
+//! A number in `cgroup.procs` may belong to another process by the time it is signalled, so a signal goes to a pidfd that
+//! was opened before the number was seen (again) in the cgroup.
+
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use crate::types::error::Context;
+use crate::types::{Error, Kind, Result};
+
+use super::file;
+
+/// Longest wait for a cgroup to freeze. Processes in uninterruptible sleep can make it take for ever.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// The same while killing, where freezing only keeps forks from winning.
+const KILL_FREEZE_PATIENCE: Duration = Duration::from_millis(200);
+
+/// Longest that killing waits for the last process to be gone.
+const KILL_PATIENCE: Duration = Duration::from_secs(2);
+
+/// Most processes listed and most cgroups looked into. A cgroup with more has no pids limit and the node other problems.
+const MAX_PROCESSES: usize = 1 << 17;
+const MAX_DIRS: usize = 1 << 14;
+
+/// pidfds held at once.
+const CHUNK: usize = 256;
+
+/// How a hierarchy freezes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Freezer {
+    /// Version 1's freezer hierarchy.
+    V1,
+    /// `cgroup.freeze`.
+    V2,
+    /// A version 1 node without one.
+    None,
+}
+
+/// All processes in `dir` and below. Empty if the cgroup is gone.
+pub(super) fn processes(dir: &Path) -> io::Result<Vec<i32>> {
+    let mut pids = Vec::new();
+    let mut dirs = vec![dir.to_owned()];
+    let mut seen = 0;
+    while let Some(dir) = dirs.pop() {
+        seen += 1;
+        if seen > MAX_DIRS || pids.len() > MAX_PROCESSES {
+            return Err(io::Error::other(format!(
+                "more than {MAX_DIRS} cgroups or {MAX_PROCESSES} processes"
+            )));
+        }
+        match file::read(&dir, "cgroup.procs") {
+            // 0 is a process of a pid namespace that cannot be seen from here.
+            Ok(text) => pids.extend(
+                text.lines()
+                    .filter_map(|l| l.parse().ok())
+                    .filter(|&pid: &i32| pid > 0),
+            ),
+            Err(e) if gone(&e) => continue,
+            // A threaded cgroup lists its processes in the domain above it.
+            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            Err(e) => return Err(e),
+        }
+        dirs.extend(children(&dir));
+    }
+    Ok(pids)
+}
+
+/// The cgroups right below `dir`.
+pub(super) fn children(dir: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = std::fs::read_dir(dir) else {
+        return Vec::new();
+    };
+    entries
+        .flatten()
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_dir()))
+        .map(|e| e.path())
+        .collect()
+}
+
+/// The cgroup was removed, before or while it was read.
+fn gone(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV))
+}
+
+/// Stops every process where it is and waits until they stand; if they do not, lets them go again.
+///
+/// # Errors
+/// `DeadlineExceeded`; `Unimplemented` without a freezer.
+pub(super) fn freeze(dir: &Path, freezer: Freezer) -> Result<()> {
+    if freezer == Freezer::None {
+        return Err(Error::new(
+            Kind::Unimplemented,
+            format!(
+                "freeze {}: no freezer hierarchy is mounted on this node",
+                dir.display()
+            ),
+        ));
+    }
+    if frozen_within(dir, freezer, FREEZE_PATIENCE)? {
+        return Ok(());
+    }
+    let _ = thaw(dir, freezer);
+    Err(Error::new(
+        Kind::DeadlineExceeded,
+        format!(
+            "freeze {}: not all of {} stood still in time",
+            dir.display(),
+            describe(dir)
+        ),
+    ))
+}
+
+/// Lets the processes run on.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn thaw(dir: &Path, freezer: Freezer) -> Result<()> {
+    let written = match freezer {
+        // Writing is a walk over all processes below; reading is not.
+        Freezer::V1 => match file::read(dir, "freezer.state") {
+            Ok(state) if state.trim() == "THAWED" => Ok(()),
+            _ => file::write(dir, "freezer.state", "THAWED"),
+        },
+        Freezer::V2 => file::write(dir, "cgroup.freeze", "0"),
+        Freezer::None => Ok(()),
+    };
+    match written {
+        Err(e) if !gone(&e) => Err(Error::internal(format!("thaw {}: {e}", dir.display()))),
+        _ => Ok(()),
+    }
+}
+
+fn frozen_within(dir: &Path, freezer: Freezer, patience: Duration) -> Result<bool> {
+    let what = || format!("freeze {}", dir.display());
+    if freezer == Freezer::V2 {
+        file::write(dir, "cgroup.freeze", "1").with_context(what)?;
+        return Ok(wait_until(patience, || {
+            file::value_of(dir, "cgroup.events", "frozen") == Some(1)
+        }));
+    }
+    let end = Instant::now() + patience;
+    // Version 1 can hang between the states if processes fork meanwhile: asking again, and now and then letting them run
+    // for a moment, gets it on.
+    for round in 1u32.. {
+        file::write(dir, "freezer.state", "FROZEN").with_context(what)?;
+        if round > 1 {
+            std::thread::sleep(Duration::from_micros(20 * u64::from(round.min(100))));
+        }
+        if file::read(dir, "freezer.state").with_context(what)?.trim() == "FROZEN" {
+            return Ok(true);
+        }
+        if Instant::now() > end {
+            break;
+        }
+        if round % 50 == 0 {
+            file::write(dir, "freezer.state", "THAWED").with_context(what)?;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+    Ok(false)
+}
+
+/// Kills every process and waits until they are gone. One that is frozen is thawed for it.
+///
+/// # Errors
+/// `DeadlineExceeded` naming what does not die: a process in uninterruptible sleep, or one in a frozen parent.
+pub(super) fn kill(dir: &Path, freezer: Freezer) -> Result<()> {
+    let what = || format!("kill processes of {}", dir.display());
+    if processes(dir).with_context(what)?.is_empty() {
+        return Ok(());
+    }
+    if freezer == Freezer::V2 && file::write(dir, "cgroup.kill", "1").is_ok() {
+        if wait_until(KILL_PATIENCE, || is_empty(dir)) {
+            return Ok(());
+        }
+        return Err(survivors(dir));
+    }
+    kill_by_signal(dir, freezer)
+}
+
+/// Without the kernel's own kill for cgroups: version 1, and version 2 before 5.14.
+pub(super) fn kill_by_signal(dir: &Path, freezer: Freezer) -> Result<()> {
+    let what = || format!("kill processes of {}", dir.display());
+    let end = Instant::now() + KILL_PATIENCE;
+    // Most die of this at once. What forks may get away.
+    signal_all(dir, Signal::KILL).with_context(what)?;
+    let _ = thaw(dir, freezer);
+    let mut patience = Duration::from_millis(20);
+    while !wait_until(patience, || is_empty(dir)) {
+        if Instant::now() > end {
+            return Err(survivors(dir));
+        }
+        kill_frozen(dir, freezer).with_context(what)?;
+        patience = Duration::from_millis(100);
+    }
+    Ok(())
+}
+
+/// Sends SIGKILL to all there are. Frozen, they cannot fork away from it; thawed, they die of it.
+fn kill_frozen(dir: &Path, freezer: Freezer) -> io::Result<()> {
+    if freezer != Freezer::None {
+        // Without it this is still a kill, only not an atomic one.
+        let _ = frozen_within(dir, freezer, KILL_FREEZE_PATIENCE);
+    }
+    let sent = signal_all(dir, Signal::KILL);
+    let _ = thaw(dir, freezer);
+    sent
+}
+
+/// Signals all processes there are, and none that only has the number of one.
+fn signal_all(dir: &Path, signal: Signal) -> io::Result<()> {
+    for pids in processes(dir)?.chunks(CHUNK) {
+        let open = |pid: &i32| Some((*pid, pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?));
+        let pidfds: Vec<_> = pids.iter().filter_map(open).collect();
+        let members: HashSet<i32> = processes(dir)?.into_iter().collect();
+        for (_, pidfd) in pidfds.iter().filter(|(pid, _)| members.contains(pid)) {
+            // One that is gone by now needs no signal.
+            let _ = pidfd_send_signal(pidfd, signal);
+        }
+    }
+    Ok(())
+}
+
+fn is_empty(dir: &Path) -> bool {
+    processes(dir).is_ok_and(|pids| pids.is_empty())
+}
+
+/// Asks until the answer is yes or the time is up: every millisecond at first, then ever more rarely.
+pub(super) fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
+    let start = Instant::now();
+    let end = start + patience;
+    let mut pause = Duration::from_micros(50);
+    loop {
+        if done() {
+            return true;
+        }
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return false;
+        }
+        std::thread::sleep(pause.min(left));
+        let longest = if start.elapsed() < Duration::from_millis(30) {
+            1
+        } else {
+            10
+        };
+        pause = (pause * 2).min(Duration::from_millis(longest));
+    }
+}
+
+fn survivors(dir: &Path) -> Error {
+    Error::new(
+        Kind::DeadlineExceeded,
+        format!(
+            "kill processes of {}: {} survived SIGKILL so far",
+            dir.display(),
+            describe(dir)
+        ),
+    )
+}
+
+/// `3 processes, among them 812 (dd, state D)`.
+pub(super) fn describe(dir: &Path) -> String {
+    let pids = processes(dir).unwrap_or_default();
+    let Some(first) = pids.first() else {
+        return "0 processes".to_owned();
+    };
+    let stat = file::read(Path::new(&format!("/proc/{first}")), "stat").unwrap_or_default();
+    // `pid (name) state ...`; the name may contain anything.
+    let name = stat
+        .split_once('(')
+        .and_then(|(_, rest)| rest.rsplit_once(')'))
+        .map_or("?", |(name, _)| name);
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next())
+        .unwrap_or('?');
+    format!(
+        "{} processes, among them {first} ({name}, state {state})",
+        pids.len()
+    )
+}

@@ -1,0 +1,97 @@
+//! Readings of a version 2 cgroup.
+
+use std::path::Path;
+
+use super::super::file::{number, pairs, read, value_of};
+use super::super::stats::{Cpu, Hugetlb, Io, Memory, Pids, Stats, Swap, device, limit, page_sizes, pressure};
+
+/// Reads what there is.
+pub(in crate::cgroup) fn read_all(dir: &Path) -> Stats {
+    Stats {
+        cpu: cpu(dir),
+        memory: memory(dir),
+        swap: number(dir, "memory.swap.current").map(|usage| Swap {
+            usage,
+            limit: number(dir, "memory.swap.max").and_then(limit),
+        }),
+        pids: Pids {
+            current: number(dir, "pids.current").unwrap_or(0),
+            limit: number(dir, "pids.max").and_then(limit),
+        },
+        io: io(dir),
+        hugetlb: hugetlb(dir),
+        cpu_pressure: pressure(dir, "cpu.pressure"),
+        memory_pressure: pressure(dir, "memory.pressure"),
+        io_pressure: pressure(dir, "io.pressure"),
+    }
+}
+
+fn cpu(dir: &Path) -> Cpu {
+    let mut cpu = Cpu::default();
+    pairs(dir, "cpu.stat", |key, value| match key {
+        "usage_usec" => cpu.usage_nanos = value.saturating_mul(1000),
+        "user_usec" => cpu.user_nanos = value.saturating_mul(1000),
+        "system_usec" => cpu.system_nanos = value.saturating_mul(1000),
+        "nr_periods" => cpu.periods = value,
+        "nr_throttled" => cpu.throttled_periods = value,
+        "throttled_usec" => cpu.throttled_nanos = value.saturating_mul(1000),
+        _ => {}
+    });
+    cpu
+}
+
+pub(super) fn memory(dir: &Path) -> Memory {
+    let usage = number(dir, "memory.current").unwrap_or(0);
+    let mut memory = Memory {
+        usage,
+        max_usage: number(dir, "memory.peak").unwrap_or(0),
+        limit: number(dir, "memory.max").and_then(limit),
+        limit_hits: value_of(dir, "memory.events", "max").unwrap_or(0),
+        ..Memory::default()
+    };
+    let mut inactive_file = 0;
+    pairs(dir, "memory.stat", |key, value| match key {
+        "anon" => memory.rss = value,
+        "file" => memory.cache = value,
+        "file_mapped" => memory.mapped_file = value,
+        "inactive_file" => inactive_file = value,
+        "pgfault" => memory.page_faults = value,
+        "pgmajfault" => memory.major_page_faults = value,
+        _ => {}
+    });
+    memory.working_set = usage.saturating_sub(inactive_file);
+    memory
+}
+
+fn io(dir: &Path) -> Vec<Io> {
+    let mut out = Vec::new();
+    for line in read(dir, "io.stat").unwrap_or_default().lines() {
+        let mut words = line.split(' ');
+        let Some(io) = words.next().and_then(|number| device(&mut out, number)) else {
+            continue;
+        };
+        for (key, value) in words.filter_map(|w| w.split_once('=')) {
+            let Ok(value) = value.parse() else { continue };
+            match key {
+                "rbytes" => io.read_bytes = value,
+                "wbytes" => io.write_bytes = value,
+                "rios" => io.reads = value,
+                "wios" => io.writes = value,
+                _ => {}
+            }
+        }
+    }
+    out
+}
+
+fn hugetlb(dir: &Path) -> Vec<Hugetlb> {
+    page_sizes()
+        .iter()
+        .map(|size| Hugetlb {
+            usage: number(dir, &format!("hugetlb.{size}.current")).unwrap_or(0),
+            max_usage: 0,
+            limit_hits: value_of(dir, &format!("hugetlb.{size}.events"), "max").unwrap_or(0),
+            page_size: size.clone(),
+        })
+        .collect()
+}

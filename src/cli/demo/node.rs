@@ -1,0 +1,117 @@
+//! What a runtime could leave behind on a node.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
+
+/// How deep cgroups are looked for; the demo's own parent is at the top.
+const CGROUP_DEPTH: usize = 6;
+
+/// The node as it is now.
+pub struct Node {
+    mounts: BTreeSet<String>,
+    netns: BTreeSet<String>,
+    links: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    processes: BTreeSet<String>,
+    files: BTreeSet<String>,
+}
+
+impl Node {
+    /// Looks at everything that the demo called `name` could leave.
+    pub fn look(name: &str) -> Self {
+        let mountinfo = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        // The numbers of a mount change with what comes and goes; its place and source do not.
+        let mounts = mountinfo
+            .lines()
+            .map(|l| l.split(' ').skip(2).collect::<Vec<_>>().join(" "))
+            .collect();
+        let mut cgroups = BTreeSet::new();
+        find_cgroups(Path::new("/sys/fs/cgroup"), name, CGROUP_DEPTH, &mut cgroups);
+        Self {
+            mounts,
+            netns: namespaces("net"),
+            links: names("/sys/class/net"),
+            cgroups,
+            processes: processes(name),
+            files: names("/tmp").into_iter().filter(|n| n.contains(name)).collect(),
+        }
+    }
+
+    /// What is here and was not there before.
+    pub fn beyond(&self, before: &Self) -> Vec<String> {
+        self.sets()
+            .into_iter()
+            .zip(before.sets())
+            .flat_map(|((kind, now), (_, then))| {
+                now.difference(then).map(move |item| format!("{kind}: {item}"))
+            })
+            .collect()
+    }
+
+    /// How many there are of each kind.
+    pub fn counts(&self) -> Vec<(&'static str, usize)> {
+        self.sets()
+            .into_iter()
+            .map(|(kind, set)| (kind, set.len()))
+            .collect()
+    }
+
+    fn sets(&self) -> [(&'static str, &BTreeSet<String>); 6] {
+        [
+            ("mounts", &self.mounts),
+            ("network namespaces", &self.netns),
+            ("network interfaces", &self.links),
+            ("cgroups of husk", &self.cgroups),
+            ("processes of husk", &self.processes),
+            ("files of husk", &self.files),
+        ]
+    }
+}
+
+fn names(dir: impl AsRef<Path>) -> BTreeSet<String> {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .map(|e| e.file_name().to_string_lossy().into_owned())
+        .collect()
+}
+
+/// Network namespaces that some process is in, by their number.
+fn namespaces(kind: &str) -> BTreeSet<String> {
+    names("/proc")
+        .into_iter()
+        .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
+        .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok())
+        .map(|link| link.display().to_string())
+        .collect()
+}
+
+fn find_cgroups(dir: &Path, name: &str, depth: usize, found: &mut BTreeSet<String>) {
+    if depth == 0 {
+        return;
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if entry.file_type().is_ok_and(|t| t.is_dir()) {
+            if path.display().to_string().contains(name) {
+                found.insert(path.display().to_string());
+            }
+            find_cgroups(&path, name, depth - 1, found);
+        }
+    }
+}
+
+/// Processes but this one that name the demo in their command line or run in one of its cgroups.
+fn processes(name: &str) -> BTreeSet<String> {
+    let own = std::process::id().to_string();
+    names("/proc")
+        .into_iter()
+        .filter(|n| n.bytes().all(|b| b.is_ascii_digit()) && *n != own)
+        .filter(|pid| {
+            ["cmdline", "cgroup"].iter().any(|file| {
+                fs::read(format!("/proc/{pid}/{file}"))
+                    .is_ok_and(|text| String::from_utf8_lossy(&text).contains(name))
+            })
+        })
+        .collect()
+}

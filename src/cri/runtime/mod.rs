@@ -1,0 +1,325 @@
+//! `RuntimeService`: the list of its calls, each one a file of its own.
+
+mod container_stats;
+mod container_status;
+mod create_container;
+mod exec_sync;
+mod list_containers;
+mod list_pod_sandbox;
+mod pod_sandbox_status;
+mod run_pod_sandbox;
+mod runtime_config;
+mod status;
+mod update_container_resources;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tonic::{Request, Response, Status};
+
+use crate::cri::proto as p;
+use crate::cri::proto::runtime_service_server::RuntimeService;
+use crate::cri::status::unimplemented;
+use crate::pod::Runtime;
+
+use super::{API_VERSION, RUNTIME_NAME, answer};
+
+/// The service. Cheap to clone.
+#[derive(Clone)]
+pub struct Service {
+    runtime: Arc<Runtime>,
+}
+
+impl Service {
+    /// Serves `runtime`.
+    pub fn new(runtime: Arc<Runtime>) -> Self {
+        Self { runtime }
+    }
+}
+
+type Rpc<T> = Result<Response<T>, Status>;
+type Stream<T> = tokio_stream::Empty<Result<T, Status>>;
+
+#[tonic::async_trait]
+impl RuntimeService for Service {
+    async fn version(&self, _: Request<p::VersionRequest>) -> Rpc<p::VersionResponse> {
+        answer("Version", async {
+            Ok(p::VersionResponse {
+                // The version of this message, not of husk; kubelet wants exactly this.
+                version: "0.1.0".into(),
+                runtime_name: RUNTIME_NAME.into(),
+                runtime_version: env!("CARGO_PKG_VERSION").into(),
+                runtime_api_version: API_VERSION.into(),
+            })
+        })
+        .await
+    }
+
+    async fn run_pod_sandbox(&self, r: Request<p::RunPodSandboxRequest>) -> Rpc<p::RunPodSandboxResponse> {
+        answer(
+            "RunPodSandbox",
+            run_pod_sandbox::call(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn stop_pod_sandbox(&self, r: Request<p::StopPodSandboxRequest>) -> Rpc<p::StopPodSandboxResponse> {
+        answer("StopPodSandbox", async {
+            self.runtime.stop_pod(&r.get_ref().pod_sandbox_id).await?;
+            Ok(p::StopPodSandboxResponse {})
+        })
+        .await
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        r: Request<p::RemovePodSandboxRequest>,
+    ) -> Rpc<p::RemovePodSandboxResponse> {
+        answer("RemovePodSandbox", async {
+            self.runtime.remove_pod(&r.get_ref().pod_sandbox_id).await?;
+            Ok(p::RemovePodSandboxResponse {})
+        })
+        .await
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        r: Request<p::PodSandboxStatusRequest>,
+    ) -> Rpc<p::PodSandboxStatusResponse> {
+        answer(
+            "PodSandboxStatus",
+            pod_sandbox_status::call(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn list_pod_sandbox(&self, r: Request<p::ListPodSandboxRequest>) -> Rpc<p::ListPodSandboxResponse> {
+        answer(
+            "ListPodSandbox",
+            list_pod_sandbox::call(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn create_container(
+        &self,
+        r: Request<p::CreateContainerRequest>,
+    ) -> Rpc<p::CreateContainerResponse> {
+        answer(
+            "CreateContainer",
+            create_container::call(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn start_container(&self, r: Request<p::StartContainerRequest>) -> Rpc<p::StartContainerResponse> {
+        answer("StartContainer", async {
+            self.runtime.start_container(&r.get_ref().container_id).await?;
+            Ok(p::StartContainerResponse {})
+        })
+        .await
+    }
+
+    async fn stop_container(&self, r: Request<p::StopContainerRequest>) -> Rpc<p::StopContainerResponse> {
+        answer("StopContainer", async {
+            let r = r.into_inner();
+            let grace = Duration::from_secs(u64::try_from(r.timeout).unwrap_or(0));
+            self.runtime.stop_container(&r.container_id, grace).await?;
+            Ok(p::StopContainerResponse {})
+        })
+        .await
+    }
+
+    async fn remove_container(
+        &self,
+        r: Request<p::RemoveContainerRequest>,
+    ) -> Rpc<p::RemoveContainerResponse> {
+        answer("RemoveContainer", async {
+            self.runtime.remove_container(&r.get_ref().container_id).await?;
+            Ok(p::RemoveContainerResponse {})
+        })
+        .await
+    }
+
+    async fn list_containers(&self, r: Request<p::ListContainersRequest>) -> Rpc<p::ListContainersResponse> {
+        answer(
+            "ListContainers",
+            list_containers::call(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn container_status(
+        &self,
+        r: Request<p::ContainerStatusRequest>,
+    ) -> Rpc<p::ContainerStatusResponse> {
+        answer(
+            "ContainerStatus",
+            container_status::call(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn update_container_resources(
+        &self,
+        r: Request<p::UpdateContainerResourcesRequest>,
+    ) -> Rpc<p::UpdateContainerResourcesResponse> {
+        answer(
+            "UpdateContainerResources",
+            update_container_resources::call(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn reopen_container_log(
+        &self,
+        r: Request<p::ReopenContainerLogRequest>,
+    ) -> Rpc<p::ReopenContainerLogResponse> {
+        answer("ReopenContainerLog", async {
+            self.runtime.reopen_log(&r.get_ref().container_id).await?;
+            Ok(p::ReopenContainerLogResponse {})
+        })
+        .await
+    }
+
+    async fn exec_sync(&self, r: Request<p::ExecSyncRequest>) -> Rpc<p::ExecSyncResponse> {
+        answer("ExecSync", exec_sync::call(&self.runtime, r.into_inner())).await
+    }
+
+    async fn container_stats(&self, r: Request<p::ContainerStatsRequest>) -> Rpc<p::ContainerStatsResponse> {
+        answer(
+            "ContainerStats",
+            container_stats::one(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn list_container_stats(
+        &self,
+        r: Request<p::ListContainerStatsRequest>,
+    ) -> Rpc<p::ListContainerStatsResponse> {
+        answer(
+            "ListContainerStats",
+            container_stats::list(&self.runtime, r.into_inner()),
+        )
+        .await
+    }
+
+    async fn status(&self, r: Request<p::StatusRequest>) -> Rpc<p::StatusResponse> {
+        answer("Status", status::call(&self.runtime, r.into_inner())).await
+    }
+
+    async fn runtime_config(&self, _: Request<p::RuntimeConfigRequest>) -> Rpc<p::RuntimeConfigResponse> {
+        answer("RuntimeConfig", runtime_config::call(&self.runtime)).await
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<p::UpdateRuntimeConfigRequest>,
+    ) -> Rpc<p::UpdateRuntimeConfigResponse> {
+        // The pod CIDR belongs to whoever writes the CNI configuration; there is nothing for husk to change.
+        Ok(Response::new(p::UpdateRuntimeConfigResponse {}))
+    }
+
+    type StreamPodSandboxesStream = Stream<p::StreamPodSandboxesResponse>;
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<p::StreamPodSandboxesRequest>,
+    ) -> Rpc<Self::StreamPodSandboxesStream> {
+        Err(unimplemented("StreamPodSandboxes"))
+    }
+
+    type StreamContainersStream = Stream<p::StreamContainersResponse>;
+    async fn stream_containers(
+        &self,
+        _: Request<p::StreamContainersRequest>,
+    ) -> Rpc<Self::StreamContainersStream> {
+        Err(unimplemented("StreamContainers"))
+    }
+
+    async fn exec(&self, _: Request<p::ExecRequest>) -> Rpc<p::ExecResponse> {
+        Err(unimplemented("Exec"))
+    }
+
+    async fn attach(&self, _: Request<p::AttachRequest>) -> Rpc<p::AttachResponse> {
+        Err(unimplemented("Attach"))
+    }
+
+    async fn port_forward(&self, _: Request<p::PortForwardRequest>) -> Rpc<p::PortForwardResponse> {
+        Err(unimplemented("PortForward"))
+    }
+
+    type StreamContainerStatsStream = Stream<p::StreamContainerStatsResponse>;
+    async fn stream_container_stats(
+        &self,
+        _: Request<p::StreamContainerStatsRequest>,
+    ) -> Rpc<Self::StreamContainerStatsStream> {
+        Err(unimplemented("StreamContainerStats"))
+    }
+
+    async fn pod_sandbox_stats(
+        &self,
+        _: Request<p::PodSandboxStatsRequest>,
+    ) -> Rpc<p::PodSandboxStatsResponse> {
+        Err(unimplemented("PodSandboxStats"))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        _: Request<p::ListPodSandboxStatsRequest>,
+    ) -> Rpc<p::ListPodSandboxStatsResponse> {
+        Err(unimplemented("ListPodSandboxStats"))
+    }
+
+    type StreamPodSandboxStatsStream = Stream<p::StreamPodSandboxStatsResponse>;
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<p::StreamPodSandboxStatsRequest>,
+    ) -> Rpc<Self::StreamPodSandboxStatsStream> {
+        Err(unimplemented("StreamPodSandboxStats"))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<p::CheckpointContainerRequest>,
+    ) -> Rpc<p::CheckpointContainerResponse> {
+        Err(unimplemented("CheckpointContainer"))
+    }
+
+    type GetContainerEventsStream = Stream<p::ContainerEventResponse>;
+    async fn get_container_events(
+        &self,
+        _: Request<p::GetEventsRequest>,
+    ) -> Rpc<Self::GetContainerEventsStream> {
+        Err(unimplemented("GetContainerEvents"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<p::ListMetricDescriptorsRequest>,
+    ) -> Rpc<p::ListMetricDescriptorsResponse> {
+        Err(unimplemented("ListMetricDescriptors"))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<p::ListPodSandboxMetricsRequest>,
+    ) -> Rpc<p::ListPodSandboxMetricsResponse> {
+        Err(unimplemented("ListPodSandboxMetrics"))
+    }
+
+    type StreamPodSandboxMetricsStream = Stream<p::StreamPodSandboxMetricsResponse>;
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<p::StreamPodSandboxMetricsRequest>,
+    ) -> Rpc<Self::StreamPodSandboxMetricsStream> {
+        Err(unimplemented("StreamPodSandboxMetrics"))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<p::UpdatePodSandboxResourcesRequest>,
+    ) -> Rpc<p::UpdatePodSandboxResourcesResponse> {
+        Err(unimplemented("UpdatePodSandboxResources"))
+    }
+}

@@ -1,0 +1,64 @@
+//! Status: is husk ready, is the network ready, what can the handlers do.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use crate::cri::proto as p;
+use crate::pod::Runtime;
+use crate::types::error::Result;
+
+pub(super) async fn call(runtime: &Runtime, request: p::StatusRequest) -> Result<p::StatusResponse> {
+    let network = runtime.network_condition();
+    let conditions = vec![
+        condition("RuntimeReady", true, "", ""),
+        condition("NetworkReady", network.ready, &network.reason, &network.message),
+    ];
+    // Clients look a handler up by its exact name, and a pod without a RuntimeClass asks for "".
+    let handlers = ["", super::RUNTIME_NAME].map(|name| p::RuntimeHandler {
+        name: name.into(),
+        features: Some(p::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: runtime.host().mount_setattr,
+            user_namespaces: false,
+        }),
+    });
+    Ok(p::StatusResponse {
+        status: Some(p::RuntimeStatus { conditions }),
+        info: if request.verbose {
+            info(runtime)
+        } else {
+            HashMap::new()
+        },
+        runtime_handlers: handlers.into(),
+        features: Some(p::RuntimeFeatures {
+            supplemental_groups_policy: true,
+            user_namespaces_host_network: false,
+        }),
+    })
+}
+
+fn condition(kind: &str, status: bool, reason: &str, message: &str) -> p::RuntimeCondition {
+    p::RuntimeCondition {
+        r#type: kind.into(),
+        status,
+        reason: reason.into(),
+        message: message.into(),
+    }
+}
+
+fn info(runtime: &Runtime) -> HashMap<String, String> {
+    let config = runtime.config();
+    let (last_load, cni) = runtime.cni_status();
+    let mut shown = json!(config);
+    // Clients look for the directory of the runtime's state under this name.
+    shown["stateDir"] = json!(config.run);
+    HashMap::from([
+        ("config".to_owned(), shown.to_string()),
+        ("cniconfig".to_owned(), cni.to_string()),
+        ("lastCNILoadStatus".to_owned(), last_load),
+        (
+            "husk".to_owned(),
+            json!({"version": env!("CARGO_PKG_VERSION"), "host": runtime.host()}).to_string(),
+        ),
+    ])
+}

@@ -1,0 +1,139 @@
+//! The parent's view of a process on its way from clone3 to execve.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+
+use super::error::{During, LaunchError, Step};
+use super::message::{Channel, Message, Received};
+
+/// How far a launch is.
+#[derive(Debug)]
+pub enum Progress {
+    /// Nothing to report yet.
+    Pending,
+    /// The mounts are made and the root is not changed yet. Only if the plan asks to pause here; [`Launch::resume`]
+    /// goes on.
+    BeforePivot,
+    /// All is set up. A container's first process now waits at its gate; an exec goes on by itself.
+    Ready {
+        /// Master of the process's terminal, if it has one.
+        console: Option<OwnedFd>,
+        /// What could not be done but did not matter enough to fail.
+        notes: Vec<String>,
+    },
+    /// The program runs. There is nothing more to come: stop watching the socket.
+    Running,
+}
+
+/// A process on its way to its program.
+///
+/// Dropping it before the gate is open ends the process. It is the caller's child either way and has to be reaped.
+#[derive(Debug)]
+pub struct Launch {
+    /// Its id as the caller counts.
+    pub pid: i32,
+    /// Refers to it for good.
+    pub pidfd: OwnedFd,
+    sync: Channel,
+    console: Option<OwnedFd>,
+    executing: bool,
+}
+
+impl Launch {
+    pub(super) fn new(pid: i32, pidfd: OwnedFd, sync: Channel) -> Self {
+        Self {
+            pid,
+            pidfd,
+            sync,
+            console: None,
+            executing: false,
+        }
+    }
+
+    /// Becomes readable when [`Launch::advance`] has something to say.
+    pub fn sync_fd(&self) -> BorrowedFd<'_> {
+        self.sync.as_fd()
+    }
+
+    /// Finds out how far the process is, without blocking. Call when [`Launch::sync_fd`] is readable.
+    ///
+    /// # Errors
+    /// The step that failed. The process is ending; it still has to be reaped.
+    pub fn advance(&mut self) -> Result<Progress, LaunchError> {
+        loop {
+            return match self.sync.receive()? {
+                Received::Nothing => Ok(Progress::Pending),
+                Received::Message(Message::Console, fd) => {
+                    self.console = fd;
+                    continue;
+                }
+                Received::Message(Message::BeforePivot, _) => Ok(Progress::BeforePivot),
+                Received::Message(Message::Ready { notes }, _) => Ok(Progress::Ready {
+                    console: self.console.take(),
+                    notes,
+                }),
+                Received::Message(Message::Executing, _) => {
+                    self.executing = true;
+                    continue;
+                }
+                Received::Message(Message::Failed(error), _) => Err(*error),
+                // The socket is closed by execve, or by the end of the process.
+                Received::Closed if self.executing => Ok(Progress::Running),
+                Received::Closed => Err(self.ended_early()),
+            };
+        }
+    }
+
+    /// Goes on after [`Progress::BeforePivot`].
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn resume(&mut self) -> Result<(), LaunchError> {
+        self.go_on()
+    }
+
+    /// Lets a process that waits at its gate run its program.
+    ///
+    /// # Errors
+    /// If the process is gone.
+    pub fn open_gate(&mut self) -> Result<(), LaunchError> {
+        self.go_on()
+    }
+
+    /// Ends the process and reaps it, for a caller that never gets to know of it.
+    pub(super) fn abandon(self) {
+        let _ = pidfd_send_signal(&self.pidfd, Signal::KILL);
+        let _ = waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED);
+    }
+
+    pub(super) fn go_on(&self) -> Step {
+        self.sync
+            .send_go_on()
+            .during("let go", || "the process")
+            .map_err(|e| match e.errno {
+                Some(libc::EPIPE | libc::ECONNRESET) => self.ended_early(),
+                _ => e,
+            })
+    }
+
+    fn ended_early(&self) -> LaunchError {
+        // Left in place for the caller to reap.
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let how = match waitid(WaitId::PidFd(self.pidfd.as_fd()), options) {
+            Ok(Some(status)) => match (status.terminating_signal(), status.exit_status()) {
+                (Some(9), _) => "it was killed (SIGKILL), perhaps for want of memory".to_owned(),
+                (Some(signal), _) => format!("it was ended by signal {signal}"),
+                (_, Some(code)) => format!("it exited with {code} without a word"),
+                _ => "it ended".to_owned(),
+            },
+            _ => "it closed its socket".to_owned(),
+        };
+        LaunchError::new(
+            "launch",
+            format!("process {}", self.pid),
+            format!("{how} before it ran its program"),
+        )
+        .advise("look at the container's memory limit and the kernel log")
+    }
+}

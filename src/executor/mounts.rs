@@ -1,0 +1,345 @@
+//! The mounts of a container, each put on a descriptor of its destination.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, FileType};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_remount, move_mount, open_tree};
+
+use crate::spec::plan::{Attributes, Mount, MountKind};
+use crate::sys::mount::{MountAttr, attr, set_attributes};
+
+use super::cgroup::OwnCgroups;
+use super::copy_up;
+use super::error::{During, LaunchError, Step};
+use super::path::{Root, Want, by_fd, file_type, shown};
+
+/// Sources of the bind mounts, by the position of the mount. They are opened before propagation is cut, so that a mount
+/// that is to be shared with the node still is.
+pub(super) struct Sources(Vec<Option<OwnedFd>>);
+
+impl Sources {
+    /// Opens them all.
+    pub fn open(mounts: &[Mount]) -> Step<Self> {
+        mounts
+            .iter()
+            .map(|m| match &m.kind {
+                MountKind::Bind { source, recursive } => clone_tree(source, *recursive)
+                    .map(Some)
+                    .map_err(|e| source_failed(e, source, m)),
+                _ => Ok(None),
+            })
+            .collect::<Step<_>>()
+            .map(Self)
+    }
+}
+
+fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    if recursive {
+        flags |= OpenTreeFlags::AT_RECURSIVE;
+    }
+    open_tree(CWD, path, flags)
+}
+
+fn source_failed(errno: Errno, source: &Path, m: &Mount) -> LaunchError {
+    let object = format!("{} for {}", shown(source), shown(&m.destination));
+    let error = LaunchError::errno("open mount source", object, errno.raw_os_error());
+    match errno {
+        Errno::NOENT => error.advise("create it on the node"),
+        _ => error,
+    }
+}
+
+/// What the mounts of one container share while they are made.
+pub(super) struct Mounter<'a> {
+    pub root: &'a Root,
+    pub cgroups: Option<OwnCgroups>,
+    /// Mounts that become read-only when nothing more has to be made in them.
+    pub readonly_later: Vec<OwnedFd>,
+    pub notes: &'a mut Vec<String>,
+}
+
+impl Mounter<'_> {
+    /// Makes all mounts in order.
+    pub fn mount_all(&mut self, mounts: &[Mount], sources: Sources) -> Step {
+        for (m, source) in mounts.iter().zip(sources.0) {
+            self.mount_one(m, source)?;
+        }
+        Ok(())
+    }
+
+    /// Call when everything inside the mounts is in place.
+    pub fn finish(self) -> Step {
+        for fd in &self.readonly_later {
+            set_flags(fd, attr::RDONLY).during("make read-only", || "a tmpfs")?;
+        }
+        Ok(())
+    }
+
+    fn mount_one(&mut self, m: &Mount, source: Option<OwnedFd>) -> Step {
+        if m.id_map.is_some() || !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty() {
+            return Err(LaunchError::new(
+                "mount",
+                shown(&m.destination),
+                "id-mapped mounts are not supported yet",
+            ));
+        }
+        match (&m.kind, source) {
+            (MountKind::Bind { .. }, Some(tree)) => self.bind(m, &tree),
+            (MountKind::Bind { .. }, None) => {
+                Err(LaunchError::new("mount", shown(&m.destination), "no source"))
+            }
+            (
+                MountKind::Filesystem {
+                    fstype,
+                    source,
+                    flags,
+                    data,
+                    copy_up,
+                },
+                _,
+            ) => self.filesystem(
+                m,
+                &Filesystem {
+                    fstype,
+                    source,
+                    flags: *flags,
+                    data,
+                    copy_up: *copy_up,
+                },
+            ),
+            (MountKind::Cgroup, _) => self.cgroup(m),
+            (MountKind::Remount { flags, data }, _) => self.remount(m, *flags, data),
+        }
+    }
+
+    fn bind(&mut self, m: &Mount, tree: &OwnedFd) -> Step {
+        let object = || format!("bind on {}", shown(&m.destination));
+        adjust_tree(m, tree).during("set flags of", object)?;
+        let want = match file_type(tree).during("look at source of", object)? {
+            FileType::Directory => Want::Directory,
+            _ => Want::File,
+        };
+        let target = self.target(&m.destination, want)?;
+        attach(tree, &target).map_err(|e| {
+            let error = LaunchError::errno("mount", object(), e.raw_os_error());
+            match (e, want) {
+                (Errno::NOTDIR, Want::Directory) => {
+                    error.advise("the source is a directory, the destination is not")
+                }
+                (Errno::NOTDIR, Want::File) => {
+                    error.advise("the destination is a directory, the source is not")
+                }
+                _ => error,
+            }
+        })
+    }
+
+    fn target(&self, destination: &Path, want: Want) -> Step<OwnedFd> {
+        self.root
+            .find_or_make(destination, want)
+            .during("make mount point", || shown(destination))
+            .map_err(|e| match e.errno {
+                Some(libc::EROFS) => {
+                    e.advise("it does not exist and its file system is read-only: create it in the image")
+                }
+                Some(libc::ELOOP) => e.advise("the image has symbolic links there that lead nowhere"),
+                _ => e,
+            })
+    }
+
+    fn filesystem(&mut self, m: &Mount, fs: &Filesystem<'_>) -> Step {
+        let object = || format!("{} on {}", fs.fstype, shown(&m.destination));
+        let target = if matches!(fs.fstype, "proc" | "sysfs") {
+            self.plain_target(&m.destination, fs.fstype)?
+        } else {
+            self.target(&m.destination, Want::Directory)?
+        };
+        // A tmpfs may have to take further mount points and devices before it becomes read-only.
+        let readonly_later = fs.fstype == "tmpfs" && fs.flags & libc::MS_RDONLY != 0;
+        let flags = if readonly_later {
+            fs.flags & !libc::MS_RDONLY
+        } else {
+            fs.flags
+        };
+        if fs.copy_up {
+            copy_up::mount_over(&target, fs.source, flags, fs.data).map_err(|e| e.advise(object()))?;
+        } else {
+            self.mount_filesystem(fs, flags, &target, &m.destination)
+                .during("mount", object)?;
+        }
+        let wants_more = !m.recursive.is_empty() || m.propagation.iter().any(|p| p & libc::MS_PRIVATE == 0);
+        if readonly_later || wants_more {
+            let mounted = self.root.find(&m.destination).during("open", object)?;
+            if wants_more {
+                adjust(&mounted, m, Attributes::default()).during("set flags of", object)?;
+            }
+            if readonly_later {
+                self.readonly_later.push(mounted);
+            }
+        }
+        Ok(())
+    }
+
+    /// `/proc` and `/sys` have to be where programs and later steps look for them: no link is followed.
+    fn plain_target(&self, destination: &Path, fstype: &str) -> Step<OwnedFd> {
+        match self.root.find_without_links(destination) {
+            Ok(fd) => Ok(fd),
+            Err(Errno::NOENT) => self.target(destination, Want::Directory),
+            Err(Errno::LOOP) => Err(LaunchError::new(
+                "mount",
+                format!("{fstype} on {}", shown(destination)),
+                "the image has a symbolic link there",
+            )
+            .advise("an image must have a real directory there, or none")),
+            Err(e) => Err(LaunchError::errno("open", shown(destination), e.raw_os_error())),
+        }
+    }
+
+    fn mount_filesystem(
+        &mut self,
+        fs: &Filesystem<'_>,
+        flags: u64,
+        target: &OwnedFd,
+        destination: &Path,
+    ) -> Result<(), Errno> {
+        match mount_new(fs, flags, fs.data, target) {
+            // Group 5 need not exist in the container's user namespace.
+            Err(Errno::INVAL) if fs.fstype == "devpts" && fs.data.contains("gid=") => {
+                let data: Vec<&str> = fs.data.split(',').filter(|o| !o.starts_with("gid=")).collect();
+                mount_new(fs, flags, &data.join(","), target)
+            }
+            // A user namespace that does not own the network namespace may not mount sysfs.
+            Err(Errno::PERM) if fs.fstype == "sysfs" => {
+                let tree = clone_tree(Path::new("/sys"), true)?;
+                let attributes = MountAttr {
+                    set: attr::RDONLY | attr::NOSUID | attr::NODEV | attr::NOEXEC,
+                    propagation: libc::MS_SLAVE,
+                    ..MountAttr::default()
+                };
+                set_attributes(tree.as_fd(), true, &attributes).map_err(raw)?;
+                self.notes.push(format!(
+                    "{} shows the node's network devices, read-only: the container's user namespace may not mount sysfs",
+                    shown(destination)
+                ));
+                attach(&tree, target)
+            }
+            result => result,
+        }
+    }
+
+    fn cgroup(&mut self, m: &Mount) -> Step {
+        let target = self.target(&m.destination, Want::Directory)?;
+        match &self.cgroups {
+            Some(cgroups) => cgroups.mount(self.root, &m.destination, &target, m.attributes.set),
+            None => Err(LaunchError::new(
+                "mount",
+                "cgroup",
+                "the node's cgroups were not looked up",
+            )),
+        }
+    }
+
+    fn remount(&mut self, m: &Mount, flags: u64, data: &str) -> Step {
+        let object = || shown(&m.destination);
+        let target = self.root.find(&m.destination).during("open", object)?;
+        let data = std::ffi::CString::new(data)
+            .map_err(|_| LaunchError::new("remount", object(), "the options contain a NUL byte"))?;
+        mount_remount(by_fd(&target), mount_flags(flags), data.as_c_str()).during("remount", object)
+    }
+}
+
+struct Filesystem<'a> {
+    fstype: &'a str,
+    source: &'a str,
+    flags: u64,
+    data: &'a str,
+    copy_up: bool,
+}
+
+fn mount_new(fs: &Filesystem<'_>, flags: u64, data: &str, target: &OwnedFd) -> Result<(), Errno> {
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    if data.as_bytes().len() >= 4096 {
+        return Err(Errno::TOOBIG);
+    }
+    mount(
+        fs.source,
+        by_fd(target),
+        fs.fstype,
+        mount_flags(flags),
+        data.as_c_str(),
+    )
+}
+
+fn mount_flags(flags: u64) -> MountFlags {
+    // MS_* bits that mount(2) takes are all below 2^32.
+    MountFlags::from_bits_retain(flags as u32)
+}
+
+/// Puts a detached tree on what `target` refers to.
+pub(super) fn attach(tree: &OwnedFd, target: &OwnedFd) -> Result<(), Errno> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(tree, "", target, "", flags)
+}
+
+/// Sets `bits` on one mount.
+pub(super) fn set_flags(mount: &OwnedFd, bits: u64) -> Result<(), Errno> {
+    let attributes = MountAttr {
+        set: bits,
+        ..MountAttr::default()
+    };
+    set_attributes(mount.as_fd(), false, &attributes).map_err(raw)
+}
+
+/// Propagation and attributes of a bind mount before anybody can see it. Without a wish it follows the node's mounts
+/// but does not feed back.
+fn adjust_tree(m: &Mount, tree: &OwnedFd) -> Result<(), Errno> {
+    if m.propagation.is_empty() {
+        let slave = MountAttr {
+            propagation: libc::MS_SLAVE,
+            ..MountAttr::default()
+        };
+        set_attributes(tree.as_fd(), true, &slave).map_err(raw)?;
+    }
+    adjust(tree, m, m.attributes)
+}
+
+fn adjust(mount: &OwnedFd, m: &Mount, attributes: Attributes) -> Result<(), Errno> {
+    for propagation in &m.propagation {
+        let change = MountAttr {
+            propagation: propagation & !libc::MS_REC,
+            ..MountAttr::default()
+        };
+        set_attributes(mount.as_fd(), propagation & libc::MS_REC != 0, &change).map_err(raw)?;
+    }
+    change(mount, false, attributes)?;
+    change(mount, true, m.recursive)
+}
+
+fn change(mount: &OwnedFd, recursive: bool, wanted: Attributes) -> Result<(), Errno> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let both = MountAttr {
+        set: wanted.set,
+        clear: wanted.clear,
+        ..MountAttr::default()
+    };
+    match set_attributes(mount.as_fd(), recursive, &both).map_err(raw) {
+        // Flags that a user namespace has locked cannot be cleared; "rw" then means "as it is".
+        Err(Errno::PERM) if wanted.clear & !attr::ATIME_MASK != 0 => {
+            let set_only = MountAttr {
+                set: wanted.set & !attr::ATIME_MASK,
+                ..MountAttr::default()
+            };
+            set_attributes(mount.as_fd(), recursive, &set_only).map_err(raw)
+        }
+        result => result,
+    }
+}
+
+fn raw(e: std::io::Error) -> Errno {
+    Errno::from_io_error(&e).unwrap_or(Errno::IO)
+}

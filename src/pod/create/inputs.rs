@@ -1,0 +1,470 @@
+//! What a container's spec is worked out from: user, capabilities, mounts, devices, limits, namespaces.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxResources, LinuxSeccomp, Spec};
+
+use crate::image::Image;
+use crate::image::lookup;
+use crate::seccomp::profile::Environment;
+use crate::seccomp::{self, Abi};
+use crate::spec::container::PodNamespaces;
+use crate::spec::identity;
+use crate::spec::mounts::{PodFiles, ResolvedMount};
+use crate::spec::process::{ImageDefaults, User};
+use crate::spec::{self, ContainerInputs};
+use crate::types::capability::{self, CapSet, ContainerCaps};
+use crate::types::container::{ImageSpec, Mount, Propagation};
+use crate::types::error::{Context, Error, Kind, Result};
+use crate::types::security::{NamespaceMode, Profile};
+use crate::types::{ContainerConfig, ContainerId, ContainerState, PodConfig};
+
+use super::super::sandbox::{Pod, Supervisor};
+use super::super::{Runtime, devices};
+
+/// Most bytes read of an image's `/etc/passwd` or `/etc/group`.
+const MAX_ACCOUNTS_BYTES: u64 = 10 << 20;
+
+/// What [`gather`] worked out.
+pub(super) struct Gathered {
+    pub(super) spec: Spec,
+    pub(super) image: ImageDefaults,
+    pub(super) user: User,
+    pub(super) cgroup_path: String,
+}
+
+/// Refuses a config that contradicts itself or its pod, before anything is looked up.
+pub(super) fn check(config: &ContainerConfig, pod: &PodConfig) -> Result<()> {
+    if config.metadata.name.is_empty() {
+        return Err(Error::invalid("container config: metadata.name is empty"));
+    }
+    if config.image.image.is_empty() {
+        return Err(Error::invalid("container config: image is empty"));
+    }
+    let log = Path::new(&config.log_path);
+    if log.is_absolute()
+        || log
+            .components()
+            .any(|c| matches!(c, std::path::Component::ParentDir))
+    {
+        return Err(Error::invalid(format!(
+            "log_path {:?} must stay within the pod's log directory",
+            config.log_path
+        )));
+    }
+    let ns = &config.security.namespaces;
+    if config.security.privileged && !pod.security.privileged {
+        return Err(Error::invalid(
+            "a privileged container needs a pod whose security context is privileged",
+        ));
+    }
+    if !config.cdi_devices.is_empty() {
+        return Err(Error::new(
+            Kind::Unimplemented,
+            "CDI devices are not supported by this version of husk",
+        ));
+    }
+    if ns.user.as_ref().is_some_and(|u| u.mode != NamespaceMode::Node) {
+        return Err(Error::new(
+            Kind::Unimplemented,
+            "user namespaces are not supported by this version of husk",
+        ));
+    }
+    config.mounts.iter().try_for_each(check_mount)
+}
+
+fn check_mount(m: &Mount) -> Result<()> {
+    let fail = |why: &str| Err(Error::invalid(format!("mount at {:?}: {why}", m.container_path)));
+    if !m.container_path.starts_with('/') && m.container_path.is_empty() {
+        return fail("container_path is empty");
+    }
+    match &m.image {
+        Some(_) if !m.host_path.is_empty() => return fail("an image mount has no host_path"),
+        Some(_) if !m.readonly => return fail("an image mount must be readonly"),
+        None if m.host_path.is_empty() => return fail("host_path is empty"),
+        None if !m.host_path.starts_with('/') => return fail("host_path is not absolute"),
+        _ => {}
+    }
+    if !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty() {
+        return Err(Error::new(
+            Kind::Unimplemented,
+            format!(
+                "mount at {:?}: id-mapped mounts are not supported by this version of husk",
+                m.container_path
+            ),
+        ));
+    }
+    Ok(())
+}
+
+/// Looks everything up and builds the spec.
+pub(super) fn gather(
+    runtime: &Runtime,
+    pod: &Pod,
+    supervisor: &Supervisor,
+    id: &ContainerId,
+    config: &ContainerConfig,
+    image: &Image,
+    layers: &[PathBuf],
+) -> Result<Gathered> {
+    let host = runtime.host();
+    let image = defaults(image);
+    let user = user(config, &image, layers)?;
+    let capabilities = capabilities(config, CapSet::from_bits(host.capability_bounding))?;
+    let mut mounts = mounts(runtime, config, id)?;
+    mounts.extend(super::volumes::mounts(
+        &runtime.paths.container(id),
+        &image,
+        &mounts,
+    ));
+    let devices = devices::named(&config.devices)?;
+    let cgroup_path = runtime.cgroup_path(pod, id);
+    let inputs = ContainerInputs {
+        id,
+        pod_id: &pod.id,
+        pod: &pod.config,
+        config,
+        image: &image,
+        user: &user,
+        seccomp: seccomp_profile(runtime, config, capabilities.granted)?,
+        capabilities,
+        namespaces: &namespaces(runtime, pod, supervisor, config)?,
+        files: &files(runtime, pod, supervisor),
+        mounts: &mounts,
+        resources: resources(config, devices.rules),
+        devices: if config.security.privileged {
+            devices::all()?
+        } else {
+            devices.nodes
+        },
+        cgroup_path: &cgroup_path,
+        unified_cgroup: host.unified_cgroup(),
+        nofile: runtime.config().container.nofile,
+    };
+    check_apparmor(config, host.apparmor)?;
+    Ok(Gathered {
+        spec: spec::container(&inputs)?,
+        image,
+        user,
+        cgroup_path,
+    })
+}
+
+fn defaults(image: &Image) -> ImageDefaults {
+    let config = image.config.clone();
+    ImageDefaults {
+        entrypoint: config.entrypoint,
+        cmd: config.cmd,
+        env: config.env,
+        user: config.user,
+        working_dir: config.working_dir,
+        volumes: config.volumes,
+        stop_signal: config.stop_signal,
+    }
+}
+
+fn user(config: &ContainerConfig, image: &ImageDefaults, layers: &[PathBuf]) -> Result<User> {
+    let accounts = |path| lookup::read(layers, Path::new(path), MAX_ACCOUNTS_BYTES);
+    let security = &config.security;
+    let found = identity::resolve(
+        &identity::Request {
+            image_user: &image.user,
+            run_as_user: security.run_as_user,
+            run_as_username: &security.run_as_username,
+            run_as_group: security.run_as_group,
+            supplemental_groups: &security.supplemental_groups,
+            policy: security.groups_policy,
+            image: &config.image.image,
+        },
+        &accounts("/etc/passwd")?,
+        &accounts("/etc/group")?,
+    )?;
+    Ok(User {
+        uid: found.uid,
+        gid: found.gid,
+        additional_gids: found.additional_gids,
+    })
+}
+
+fn capabilities(config: &ContainerConfig, available: CapSet) -> Result<ContainerCaps> {
+    if config.security.privileged {
+        return Ok(capability::privileged(available));
+    }
+    capability::apply(&config.security.capabilities, CapSet::DEFAULT, available)
+}
+
+fn seccomp_profile(
+    runtime: &Runtime,
+    config: &ContainerConfig,
+    caps: CapSet,
+) -> Result<Option<LinuxSeccomp>> {
+    if config.security.privileged {
+        return Ok(None);
+    }
+    match &config.security.seccomp {
+        None | Some(Profile::Unconfined) => Ok(None),
+        Some(Profile::RuntimeDefault) => Ok(Some(seccomp::default_profile(caps))),
+        Some(Profile::Localhost(path)) => localhost_profile(runtime, path, caps).map(Some),
+    }
+}
+
+fn localhost_profile(runtime: &Runtime, path: &str, caps: CapSet) -> Result<LinuxSeccomp> {
+    // Old clients put the scheme in front.
+    let path = Path::new(path.strip_prefix("localhost/").unwrap_or(path));
+    if !path.is_absolute() {
+        return Err(Error::invalid(format!(
+            "seccomp profile {} is not an absolute path",
+            path.display()
+        )));
+    }
+    let what = || format!("seccomp profile {}", path.display());
+    let size = std::fs::metadata(path).with_context(what)?.len();
+    if size > seccomp::profile::MAX_BYTES as u64 {
+        return Err(Error::invalid(format!("{}: {size} bytes are too many", what())));
+    }
+    let text = std::fs::read(path).with_context(what)?;
+    let native = Abi::native().ok_or_else(|| {
+        Error::new(
+            Kind::Unimplemented,
+            "seccomp profiles are not supported on this machine's architecture",
+        )
+    })?;
+    let environment = Environment {
+        native,
+        caps,
+        kernel: runtime.host().kernel,
+    };
+    seccomp::profile::parse(&path.display().to_string(), &text, &environment)
+}
+
+fn check_apparmor(config: &ContainerConfig, enabled: bool) -> Result<()> {
+    match &config.security.apparmor {
+        Some(Profile::Localhost(name)) if !config.security.privileged => Err(if enabled {
+            Error::new(
+                Kind::Unimplemented,
+                format!("AppArmor profile {name:?}: not supported by this version of husk"),
+            )
+        } else {
+            Error::invalid(format!(
+                "AppArmor profile {name:?}: AppArmor is not enabled on this node"
+            ))
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn mounts(runtime: &Runtime, config: &ContainerConfig, id: &ContainerId) -> Result<Vec<ResolvedMount>> {
+    config
+        .mounts
+        .iter()
+        .map(|m| {
+            let source = match &m.image {
+                Some(image) => image_source(runtime, image, m, id)?,
+                None => host_source(m)?,
+            };
+            super::propagation::check(&source, m.propagation)
+                .map_err(|e| e.context(format!("mount at {:?}", m.container_path)))?;
+            Ok(ResolvedMount {
+                container_path: if m.container_path.starts_with('/') {
+                    PathBuf::from(&m.container_path)
+                } else {
+                    Path::new("/").join(&m.container_path)
+                },
+                source,
+                readonly: m.readonly,
+                recursive_read_only: m.recursive_read_only,
+                propagation: if m.image.is_some() {
+                    Propagation::Private
+                } else {
+                    m.propagation
+                },
+                uid_mappings: m.uid_mappings.clone(),
+                gid_mappings: m.gid_mappings.clone(),
+            })
+        })
+        .collect()
+}
+
+/// The source with its links followed; a missing one becomes a directory, as clients of other runtimes expect.
+fn host_source(m: &Mount) -> Result<PathBuf> {
+    let path = Path::new(&m.host_path);
+    match std::fs::canonicalize(path) {
+        Ok(real) => Ok(real),
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+            std::fs::create_dir_all(path).with_context(|| {
+                format!(
+                    "create directory {} for mount {:?}",
+                    path.display(),
+                    m.container_path
+                )
+            })?;
+            std::fs::canonicalize(path).with_context(|| format!("mount source {}", path.display()))
+        }
+        Err(e) => Err(Error::internal(format!("mount source {}: {e}", path.display()))),
+    }
+}
+
+fn image_source(runtime: &Runtime, _: &ImageSpec, m: &Mount, _: &ContainerId) -> Result<PathBuf> {
+    let _ = runtime;
+    Err(Error::new(
+        Kind::Unimplemented,
+        format!(
+            "ImageVolumeMountFailed: mount at {:?}: image volumes are not supported by this version of husk",
+            m.container_path
+        ),
+    ))
+}
+
+fn files(runtime: &Runtime, pod: &Pod, supervisor: &Supervisor) -> PodFiles {
+    let dir = runtime.paths.pod(&pod.id);
+    PodFiles {
+        hosts: dir.join("hosts"),
+        hostname: dir.join("hostname"),
+        resolv_conf: dir.join("resolv.conf"),
+        shm: supervisor.facts.shm.clone(),
+    }
+}
+
+fn namespaces(
+    runtime: &Runtime,
+    pod: &Pod,
+    supervisor: &Supervisor,
+    config: &ContainerConfig,
+) -> Result<PodNamespaces> {
+    let wanted = &pod.config.security.namespaces;
+    let of = |pid: i32, kind: &str| PathBuf::from(format!("/proc/{pid}/ns/{kind}"));
+    let own_network = wanted.network != NamespaceMode::Node;
+    let facts = &supervisor.facts;
+    let pid = match config.security.namespaces.pid {
+        NamespaceMode::Pod => {
+            let init = facts.pidns_init.ok_or_else(|| {
+                Error::invalid("pid namespace mode Pod: the pod was made without a shared pid namespace")
+            })?;
+            Some(of(init, "pid"))
+        }
+        NamespaceMode::Target => Some(of(
+            target_pid(runtime, pod, &config.security.namespaces.target)?,
+            "pid",
+        )),
+        NamespaceMode::Container | NamespaceMode::Node => None,
+    };
+    Ok(PodNamespaces {
+        network: facts.netns.clone().filter(|_| own_network),
+        ipc: (wanted.ipc != NamespaceMode::Node).then(|| of(facts.pid, "ipc")),
+        uts: own_network.then(|| of(facts.pid, "uts")),
+        pid,
+    })
+}
+
+fn target_pid(runtime: &Runtime, pod: &Pod, target: &str) -> Result<i32> {
+    let container = runtime
+        .find_container(target)
+        .map_err(|e| e.context("pid namespace mode Target"))?;
+    if container.facts.pod != pod.id {
+        return Err(Error::invalid(format!(
+            "pid namespace mode Target: container {target} is in another pod"
+        )));
+    }
+    let status = container.status();
+    if status.state != ContainerState::Running {
+        return Err(Error::precondition(format!(
+            "pid namespace mode Target: container {target} is not running"
+        )));
+    }
+    Ok(status.pid)
+}
+
+fn resources(config: &ContainerConfig, rules: Vec<oci_spec::runtime::LinuxDeviceCgroup>) -> LinuxResources {
+    crate::cgroup::resources(&config.resources, config.security.privileged, rules)
+}
+
+/// The signal by number: the client's, the image's, or SIGTERM.
+pub(super) fn stop_signal(asked: i32, image: &ImageDefaults) -> Result<i32> {
+    if asked != 0 {
+        return Ok(asked);
+    }
+    if image.stop_signal.is_empty() {
+        return Ok(libc::SIGTERM);
+    }
+    parse_signal(&image.stop_signal).ok_or_else(|| {
+        Error::invalid(format!(
+            "image: STOPSIGNAL {:?} is not a signal",
+            image.stop_signal
+        ))
+    })
+}
+
+/// `9`, `KILL`, `SIGKILL`, `SIGRTMIN+3`.
+pub fn parse_signal(text: &str) -> Option<i32> {
+    const RTMIN: i32 = 34;
+    let number = if let Ok(n) = text.parse::<i32>() {
+        n
+    } else {
+        let upper = text.to_ascii_uppercase();
+        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
+        if let Some(n) = name.strip_prefix("RTMIN") {
+            RTMIN
+                + if n.is_empty() {
+                    0
+                } else {
+                    n.strip_prefix('+')?.parse::<i32>().ok()?
+                }
+        } else if let Some(n) = name.strip_prefix("RTMAX") {
+            64 - if n.is_empty() {
+                0
+            } else {
+                n.strip_prefix('-')?.parse::<i32>().ok()?
+            }
+        } else {
+            format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok()? as i32
+        }
+    };
+    (1..=64).contains(&number).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn signals_by_name_and_number() {
+        for (text, number) in [
+            ("9", Some(9)),
+            ("KILL", Some(9)),
+            ("sigterm", Some(15)),
+            ("SIGRTMIN+3", Some(37)),
+            ("RTMAX", Some(64)),
+            ("SIGNONE", None),
+            ("0", None),
+            ("65", None),
+            ("", None),
+        ] {
+            assert_eq!(parse_signal(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        let pod = PodConfig::default();
+        let good = || {
+            let mut c = ContainerConfig::default();
+            c.metadata.name = "c".into();
+            c.image.image = "i".into();
+            c
+        };
+        assert!(check(&good(), &pod).is_ok());
+        let mut c = good();
+        c.log_path = "../../etc/cron.d/x".into();
+        assert!(check(&c, &pod).is_err());
+        let mut c = good();
+        c.security.privileged = true;
+        assert!(check(&c, &pod).is_err());
+        let mut c = good();
+        c.mounts.push(Mount {
+            container_path: "/x".into(),
+            host_path: "relative".into(),
+            ..Default::default()
+        });
+        assert!(check(&c, &pod).is_err());
+    }
+}

@@ -1,0 +1,306 @@
+//! CreateContainer: everything up to the gate.
+
+mod inputs;
+mod propagation;
+mod volumes;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use oci_spec::runtime::Spec;
+use tracing::{info, warn};
+
+use crate::cgroup::Cgroup;
+use crate::image::Rootfs;
+use crate::seccomp;
+use crate::spec::plan::{self, SeccompProgram};
+use crate::state::Table;
+use crate::supervisor::protocol::CreateContainer;
+use crate::types::error::{Context, Error, Kind, Result};
+use crate::types::security::NamespaceMode;
+use crate::types::time::now_nanos;
+use crate::types::{ContainerConfig, ContainerId, ContainerState, PodId, PodState};
+
+use super::adopt::Begin;
+use super::container::{Container, ContainerFacts, ContainerStatus};
+use super::paths::log_path;
+use super::sandbox::{Pod, Supervisor};
+use super::{Runtime, blocking};
+
+/// What is known of a container before anything of it is made.
+struct Prepared {
+    facts: ContainerFacts,
+    spec: Spec,
+    rootfs: Rootfs,
+    log: Option<PathBuf>,
+}
+
+impl Runtime {
+    /// Makes a container, whose process then waits at the gate. A repeat joins the first call or gets its container.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown pod or image; `FailedPrecondition` for a pod that is not ready; `InvalidArgument`
+    /// for a config that cannot work; `AlreadyExists` if the pod has a container of that name with another config.
+    /// After an error nothing of the container is left.
+    pub async fn create_container(
+        self: &Arc<Self>,
+        pod: &str,
+        config: ContainerConfig,
+    ) -> Result<ContainerId> {
+        let pod = self.find_pod(pod)?;
+        inputs::check(&config, &pod.config)?;
+        let key = (pod.id.clone(), config.metadata.clone());
+        let begin = self.container_operations.begin(
+            key,
+            config.clone(),
+            || self.existing_container(&pod.id, &config),
+            || Arc::clone(self).make_container(Arc::clone(&pod), config.clone()),
+        );
+        match begin {
+            Begin::Wait(wait) => wait.outcome().await,
+            Begin::Differs(_) => Err(exists(&config)),
+        }
+    }
+
+    fn existing_container(&self, pod: &PodId, config: &ContainerConfig) -> Option<Result<ContainerId>> {
+        let found = self.index.container_named(pod, &config.metadata)?;
+        Some(if found.facts.config == *config {
+            Ok(found.id().clone())
+        } else {
+            Err(exists(config))
+        })
+    }
+
+    async fn make_container(self: Arc<Self>, pod: Arc<Pod>, config: ContainerConfig) -> Result<ContainerId> {
+        let name = config.metadata.name.clone();
+        let what = move |e: Error| e.context(format!("create container {name:?}"));
+        // The pod must stay as it is until the container is known to belong to it.
+        let _stays = pod.lifecycle.read().await;
+        let supervisor = ready_supervisor(&pod).map_err(&what)?;
+
+        let id = ContainerId::random();
+        let prepared = {
+            let (this, pod, id, facts) = (
+                Arc::clone(&self),
+                Arc::clone(&pod),
+                id.clone(),
+                supervisor.clone(),
+            );
+            blocking(move || this.prepare(&pod, &facts, id, config)).await
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(e) => {
+                self.parts.images.release(id.as_str());
+                return Err(what(e));
+            }
+        };
+        let container = Container::new(
+            prepared.facts.clone(),
+            ContainerStatus {
+                resources: prepared.facts.config.resources.clone(),
+                ..Default::default()
+            },
+        );
+        self.save_container(&container)?;
+        self.index.add_container(&container);
+        match self.make_process(&pod, &supervisor, &prepared).await {
+            Ok(pid) => {
+                container.update(|s| {
+                    s.pid = pid;
+                    // It may have been killed between the reply and now.
+                    if s.state == ContainerState::Creating {
+                        s.state = ContainerState::Created;
+                    }
+                });
+                self.save_container(&container)?;
+                info!(container = ?id, pod = ?pod.id, name = %container.facts.config.metadata.name, "container created");
+                Ok(id)
+            }
+            Err(error) => {
+                self.discard_container(&container).await;
+                Err(what(error))
+            }
+        }
+    }
+
+    /// Looks everything up and works out spec and facts. Changes nothing but taking the image's lease.
+    fn prepare(
+        &self,
+        pod: &Pod,
+        supervisor: &Supervisor,
+        id: ContainerId,
+        config: ContainerConfig,
+    ) -> Result<Prepared> {
+        let image = self.parts.images.resolve(&config.image.image).ok_or_else(|| {
+            Error::not_found(format!(
+                "image {:?} is not on this node; pull it first",
+                config.image.image
+            ))
+        })?;
+        let rootfs = self.parts.images.lease(&image.id, id.as_str())?;
+        let made = inputs::gather(self, pod, supervisor, &id, &config, &image, &rootfs.layers)?;
+        let log = log_path(&pod.config.log_directory, &config.log_path);
+        let facts = ContainerFacts {
+            pod: pod.id.clone(),
+            created_at: now_nanos(),
+            image_id: image.id.clone(),
+            image_ref: image
+                .repo_digests
+                .first()
+                .cloned()
+                .unwrap_or_else(|| image.id.to_string()),
+            log_path: log
+                .clone()
+                .unwrap_or_else(|| self.paths.default_log(&pod.id, &id)),
+            stop_signal: inputs::stop_signal(config.stop_signal, &made.image)?,
+            cgroup_path: made.cgroup_path,
+            uid: made.user.uid,
+            gid: made.user.gid,
+            groups: made.user.additional_gids,
+            config,
+            id,
+        };
+        Ok(Prepared {
+            facts,
+            spec: made.spec,
+            rootfs,
+            log,
+        })
+    }
+
+    /// Makes directories, cgroup and process; returns the process's id.
+    async fn make_process(&self, pod: &Pod, supervisor: &Supervisor, prepared: &Prepared) -> Result<i32> {
+        let facts = &prepared.facts;
+        self.make_directories(pod, prepared)?;
+        let cgroup = self.make_cgroup(prepared).await?;
+        let plan = plan::container(
+            &prepared.spec,
+            &plan::ContainerOptions {
+                rootfs: plan::Rootfs::Overlay {
+                    lower: prepared.rootfs.layers.clone(),
+                    upper: self.paths.container(&facts.id).join("upper"),
+                    work: self.paths.container(&facts.id).join("work"),
+                    volatile: true,
+                },
+                mount_point: self.paths.mount_point(),
+                cgroup: Some(cgroup.join()),
+                seccomp: compiled_seccomp(&prepared.spec)?,
+                ..Default::default()
+            },
+        )?;
+        let created = supervisor
+            .client
+            .create(
+                &facts.id,
+                CreateContainer {
+                    plan_json: serde_json::to_vec(&plan).context("encode launch plan")?,
+                    log_path: prepared.log.clone(),
+                    tty: facts.config.tty,
+                    stdin: facts.config.stdin,
+                    stdin_once: facts.config.stdin_once,
+                    max_log_line: self.parts.config.container.max_log_line_bytes,
+                    oom_counter_path: cgroup.oom_counter(),
+                    cgroup: Some(cgroup.join()),
+                    exit_record_path: Some(self.paths.exit_record(&pod.id, &facts.id)),
+                    // Without a pid namespace of its own, what it started would outlive it.
+                    kill_cgroup_on_exit: facts.config.security.namespaces.pid != NamespaceMode::Container,
+                },
+            )
+            .await?;
+        for note in &created.notes {
+            warn!(container = ?facts.id, %note, "container is not quite as asked for");
+        }
+        Ok(created.pid)
+    }
+
+    fn make_directories(&self, pod: &Pod, prepared: &Prepared) -> Result<()> {
+        let facts = &prepared.facts;
+        let layer = self.paths.container(&facts.id);
+        for dir in [
+            layer.join("upper"),
+            layer.join("work"),
+            self.paths.container_run(&pod.id, &facts.id),
+        ] {
+            std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
+        }
+        // The root directory of the container is the upper one's, whatever husk's umask.
+        copy_root_mode(&prepared.rootfs.layers, &layer.join("upper"))?;
+        volumes::fill(&layer, &prepared.rootfs.layers, &prepared.spec)?;
+        if let Some(dir) = prepared.log.as_deref().and_then(Path::parent) {
+            std::fs::create_dir_all(dir)
+                .with_context(|| format!("create log directory {}", dir.display()))?;
+        }
+        let path = self.paths.spec(&pod.id, &facts.id);
+        let json = serde_json::to_vec(&prepared.spec).context("encode spec")?;
+        std::fs::write(&path, json).with_context(|| format!("write {}", path.display()))
+    }
+
+    async fn make_cgroup(&self, prepared: &Prepared) -> Result<Cgroup> {
+        let resources = prepared
+            .spec
+            .linux()
+            .as_ref()
+            .and_then(|l| l.resources().clone())
+            .unwrap_or_default();
+        let (cgroups, path) = (
+            Arc::clone(&self.parts.cgroups),
+            prepared.facts.cgroup_path.clone(),
+        );
+        blocking(move || cgroups.create(&path, &resources)).await
+    }
+
+    /// Undoes whatever was made of a container that did not come to be.
+    async fn discard_container(&self, container: &Container) {
+        if let Err(error) = self.delete_container_remains(container).await {
+            warn!(container = ?container.id(), %error, "remains of a container that failed could not be removed");
+        }
+        self.index.remove_container(container);
+        if let Err(error) = self.parts.db.delete(Table::Containers, container.id().as_str()) {
+            warn!(container = ?container.id(), %error, "container record could not be deleted");
+        }
+    }
+}
+
+fn ready_supervisor(pod: &Pod) -> Result<Supervisor> {
+    match (pod.state(), pod.supervisor()) {
+        (PodState::Ready, Some(supervisor)) => Ok(supervisor),
+        _ => Err(Error::precondition(format!(
+            "pod sandbox {} is not ready",
+            pod.id
+        ))),
+    }
+}
+
+/// The program for a spec's seccomp profile, compiled once for each profile.
+pub(super) fn compiled_seccomp(spec: &Spec) -> Result<Option<SeccompProgram>> {
+    let Some(profile) = spec.linux().as_ref().and_then(|l| l.seccomp().as_ref()) else {
+        return Ok(None);
+    };
+    let program = seccomp::compiled(profile)?;
+    Ok(Some(SeccompProgram {
+        filter: program.filter.clone(),
+        flags: program.flags,
+    }))
+}
+
+fn copy_root_mode(layers: &[PathBuf], upper: &Path) -> Result<()> {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+    let (mode, uid, gid) = match layers.first().map(std::fs::metadata) {
+        Some(Ok(meta)) => (meta.mode() & 0o7777, meta.uid(), meta.gid()),
+        _ => (0o755, 0, 0),
+    };
+    chown(upper, Some(uid), Some(gid)).with_context(|| format!("set owner of {}", upper.display()))?;
+    std::fs::set_permissions(upper, std::fs::Permissions::from_mode(mode))
+        .with_context(|| format!("set mode of {}", upper.display()))
+}
+
+fn exists(config: &ContainerConfig) -> Error {
+    Error::new(
+        Kind::AlreadyExists,
+        format!(
+            "container {:?} (attempt {}) exists in this pod with another config",
+            config.metadata.name, config.metadata.attempt
+        ),
+    )
+}

@@ -1,0 +1,45 @@
+//! Volumes that the image declares: a directory of the container's own, filled with what the image has there.
+
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::Spec;
+
+use crate::image::lookup;
+use crate::spec::mounts::ResolvedMount;
+use crate::spec::process::ImageDefaults;
+use crate::types::error::{Context, Result};
+
+/// Mounts for the image's volumes, but for those that a mount of the client already covers.
+pub(super) fn mounts(
+    container_dir: &Path,
+    image: &ImageDefaults,
+    client: &[ResolvedMount],
+) -> Vec<ResolvedMount> {
+    let mut list = Vec::new();
+    for (number, volume) in image.volumes.iter().enumerate() {
+        let path = Path::new("/").join(volume);
+        if path == Path::new("/") || client.iter().any(|m| m.container_path == path) {
+            continue;
+        }
+        list.push(ResolvedMount {
+            container_path: path,
+            source: container_dir.join("volumes").join(number.to_string()),
+            ..Default::default()
+        });
+    }
+    list
+}
+
+/// Makes and fills the directories that [`mounts`] named.
+pub(super) fn fill(container_dir: &Path, layers: &[PathBuf], spec: &Spec) -> Result<()> {
+    let volumes = container_dir.join("volumes");
+    for mount in spec.mounts().iter().flatten() {
+        let Some(source) = mount.source().as_ref().filter(|s| s.starts_with(&volumes)) else {
+            continue;
+        };
+        std::fs::create_dir_all(source).with_context(|| format!("create volume {}", source.display()))?;
+        lookup::copy_tree(layers, mount.destination(), source)
+            .map_err(|e| e.context(format!("fill volume {}", mount.destination().display())))?;
+    }
+    Ok(())
+}

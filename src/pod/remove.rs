@@ -1,0 +1,118 @@
+//! RemoveContainer and RemovePodSandbox.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::state::Table;
+use crate::types::error::{Context, Result};
+
+use super::container::Container;
+use super::sandbox::Pod;
+use super::{Runtime, blocking, detached};
+
+impl Runtime {
+    /// Removes a container, killing it if it runs. Its log stays. Unknown containers are fine.
+    ///
+    /// # Errors
+    /// It cannot be killed, or what it left cannot be removed; the call may be repeated.
+    pub async fn remove_container(self: &Arc<Self>, id: &str) -> Result<()> {
+        let Some(container) = self.find_container_if_any(id)? else {
+            return Ok(());
+        };
+        let this = Arc::clone(self);
+        detached(async move { this.remove_found(&container).await }).await
+    }
+
+    pub(super) async fn remove_found(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        container.update(|s| s.removing = true);
+        self.stop_process(container, Duration::ZERO).await?;
+        self.delete_container_remains(container).await?;
+        self.parts.db.delete(Table::Containers, container.id().as_str())?;
+        self.index.remove_container(container);
+        info!(container = ?container.id(), "container removed");
+        Ok(())
+    }
+
+    /// Deletes what is on disk and in the kernel of a container without a process.
+    pub(super) async fn delete_container_remains(&self, container: &Container) -> Result<()> {
+        if let Ok(client) = self.client_of(container) {
+            // The supervisor may not know it, or may be gone.
+            let _ = client.remove(container.id()).await;
+        }
+        self.remove_cgroup(container).await;
+        self.parts.images.release(container.id().as_str());
+        self.cpu_samples.forget(container.id());
+        let layer = self.paths.container(container.id());
+        let run = self.paths.container_run(&container.facts.pod, container.id());
+        self.discard(layer, container.id().as_str()).await?;
+        remove_if_there(&run)
+    }
+
+    /// Moves a directory out of the way at once and deletes it in the background.
+    async fn discard(&self, dir: PathBuf, name: &str) -> Result<()> {
+        let trash = self.paths.trash().join(name);
+        match std::fs::rename(&dir, &trash) {
+            Ok(()) => {}
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => {
+                return Err(crate::types::Error::internal(format!(
+                    "move {} away: {e}",
+                    dir.display()
+                )));
+            }
+        }
+        tokio::spawn(async move {
+            let shown = trash.display().to_string();
+            if let Err(error) = blocking(move || remove_if_there(&trash)).await {
+                // The next start of husk empties the trash again.
+                warn!(dir = %shown, %error, "directory could not be deleted");
+            }
+        });
+        Ok(())
+    }
+
+    /// Removes a pod and its containers, stopping them first. Unknown pods are fine.
+    ///
+    /// # Errors
+    /// Something could not be undone; the call may be repeated.
+    pub async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<()> {
+        let Some(pod) = self.find_pod_if_any(id)? else {
+            return Ok(());
+        };
+        let this = Arc::clone(self);
+        detached(async move { this.remove_found_pod(&pod).await }).await
+    }
+
+    async fn remove_found_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let _alone = pod.lifecycle.write().await;
+        self.stop_locked(pod).await?;
+        for container in self.index.containers_of(&pod.id) {
+            self.remove_found(&container).await?;
+        }
+        self.remove_pod_cgroup(pod);
+        remove_if_there(&self.paths.pod(&pod.id))?;
+        self.forget_pod(pod);
+        info!(pod = ?pod.id, "pod removed");
+        Ok(())
+    }
+
+    /// Removes the cgroup that husk made for a pod whose client named none.
+    fn remove_pod_cgroup(&self, pod: &Pod) {
+        if pod.config.cgroup_parent.is_empty() {
+            let path = self.cgroup_parent(pod);
+            if let Err(error) = self.parts.cgroups.open(&path).remove() {
+                warn!(pod = ?pod.id, %error, "cgroup of the pod could not be removed");
+            }
+        }
+    }
+}
+
+pub(super) fn remove_if_there(dir: &std::path::Path) -> Result<()> {
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other.with_context(|| format!("delete directory {}", dir.display())),
+    }
+}

@@ -1,0 +1,347 @@
+//! RunPodSandbox.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use tracing::{info, warn};
+
+use crate::network::PodNetwork;
+use crate::state::Table;
+use crate::supervisor::protocol::PodSpawn;
+use crate::types::error::{Context, Error, Kind, Result};
+use crate::types::security::NamespaceMode;
+use crate::types::time::now_nanos;
+use crate::types::{PodConfig, PodId, PodState, Realm};
+
+use super::adopt::Begin;
+use super::remove::remove_if_there;
+use super::sandbox::{Pod, Supervisor, SupervisorFacts};
+use super::{Runtime, blocking, files};
+
+impl Runtime {
+    /// Makes a pod and returns when it is ready. A repeat joins the first call or gets the pod it made.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a config that cannot work; `AlreadyExists` if a pod of that name has another config;
+    /// whatever keeps the pod from starting. After an error nothing of the pod is left, or, if it could not be
+    /// cleaned up, it is listed as not ready so that it can be stopped and removed.
+    pub async fn run_pod(self: &Arc<Self>, realm: Realm, config: PodConfig) -> Result<PodId> {
+        check(&config)?;
+        let key = (realm, config.metadata.clone());
+        let begin = self.pod_operations.begin(
+            key,
+            config.clone(),
+            || self.existing_pod(realm, &config),
+            || Arc::clone(self).make_pod(realm, config.clone()),
+        );
+        match begin {
+            Begin::Wait(wait) => wait.outcome().await,
+            Begin::Differs(first) => Err(exists(&config, &difference(&first, &config))),
+        }
+    }
+
+    /// What an earlier call with this name left: its pod, whatever became of it, if it is the one asked for now.
+    fn existing_pod(&self, realm: Realm, config: &PodConfig) -> Option<Result<PodId>> {
+        let pod = self.index.pod_named(realm, &config.metadata)?;
+        Some(if pod.config == *config {
+            Ok(pod.id.clone())
+        } else {
+            Err(exists(config, &difference(&pod.config, config)))
+        })
+    }
+
+    async fn make_pod(self: Arc<Self>, realm: Realm, config: PodConfig) -> Result<PodId> {
+        let pod = Pod::new(PodId::random(), realm, config, now_nanos());
+        self.save_pod(&pod)?;
+        self.index.add_pod(&pod);
+        match self.bring_up(&pod).await {
+            Ok(()) => {
+                info!(pod = ?pod.id, name = %pod.config.metadata.name, "pod is ready");
+                Ok(pod.id.clone())
+            }
+            Err(error) => {
+                if let Err(left) = self.undo_pod(&pod).await {
+                    // Stays listed, so that the client can stop and remove it later.
+                    warn!(pod = ?pod.id, error = %left, "pod that failed to start could not be cleaned up");
+                    pod.status_mut().state = PodState::NotReady;
+                    let _ = self.save_pod(&pod);
+                } else {
+                    self.forget_pod(&pod);
+                }
+                Err(error.context(format!(
+                    "run pod {}/{}",
+                    pod.config.metadata.namespace, pod.config.metadata.name
+                )))
+            }
+        }
+    }
+
+    /// Removes whatever was made of a pod that did not come to be.
+    async fn undo_pod(&self, pod: &Arc<Pod>) -> Result<()> {
+        self.take_down(pod).await?;
+        remove_if_there(&self.paths.pod(&pod.id))
+    }
+
+    async fn bring_up(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let network = &self.parts.network;
+        let own_network = pod.config.security.namespaces.network != NamespaceMode::Node;
+        let netns = if own_network {
+            let (network, id) = (Arc::clone(network), pod.id.clone());
+            Some(blocking(move || network.create_netns(&id)).await?)
+        } else {
+            None
+        };
+        self.prepare_directories(pod)?;
+
+        let attach = async {
+            if own_network {
+                network.setup(&pod_network(pod)).await.map(|a| a.ips)
+            } else {
+                Ok(Vec::new())
+            }
+        };
+        let spawn = self.parts.launcher.spawn(PodSpawn {
+            pod_id: pod.id.clone(),
+            run_dir: self.paths.pod(&pod.id),
+            netns: netns.clone(),
+            new_ipc: pod.config.security.namespaces.ipc != NamespaceMode::Node,
+            new_uts: own_network,
+            hostname: pod.config.hostname.clone(),
+            sysctls: self.sysctls(&pod.config),
+            shared_pid: pod.config.security.namespaces.pid == NamespaceMode::Pod,
+            shm_bytes: if pod.config.security.namespaces.ipc == NamespaceMode::Node {
+                0
+            } else {
+                self.parts.config.container.shm_bytes
+            },
+        });
+        let (ips, spawned) = tokio::join!(attach, spawn);
+        // The supervisor is put down first whatever else failed, so that clean-up can end it.
+        let spawned = spawned?;
+        let facts = SupervisorFacts {
+            pid: spawned.pid,
+            pidns_init: spawned.pidns_init_pid,
+            netns,
+            shm: self.shm_source(pod, spawned.pid, spawned.client.greeting().shm_fd)?,
+        };
+        pod.status_mut().supervisor = Some(Supervisor {
+            client: spawned.client,
+            facts,
+        });
+        let ips = ips?;
+        {
+            let mut status = pod.status_mut();
+            status.ips = ips;
+            status.state = PodState::Ready;
+        }
+        self.save_pod(pod)?;
+        self.watch_supervisor(pod);
+        Ok(())
+    }
+
+    fn prepare_directories(&self, pod: &Pod) -> Result<()> {
+        let dir = self.paths.pod(&pod.id);
+        std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
+        files::write(&dir, &pod.config)?;
+        if !pod.config.log_directory.is_empty() {
+            let logs = &pod.config.log_directory;
+            std::fs::create_dir_all(logs).with_context(|| format!("create log directory {logs:?}"))?;
+        }
+        Ok(())
+    }
+
+    /// The pod's sysctls: those of the configuration, then those asked for.
+    fn sysctls(&self, config: &PodConfig) -> Vec<(String, String)> {
+        let mut all = BTreeMap::new();
+        if config.security.namespaces.network != NamespaceMode::Node {
+            if self.parts.config.container.unprivileged_ports {
+                all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
+            }
+            if self.parts.config.container.unprivileged_icmp {
+                all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+            }
+        }
+        all.extend(config.sysctls.clone());
+        all.into_iter().collect()
+    }
+
+    /// Forgets a pod of which nothing is left.
+    pub(super) fn forget_pod(&self, pod: &Pod) {
+        self.index.remove_pod(pod);
+        if let Err(error) = self.parts.db.delete(Table::Pods, pod.id.as_str()) {
+            // The next start finds a record without a pod and removes it.
+            warn!(pod = ?pod.id, %error, "pod record could not be deleted");
+        }
+    }
+}
+
+fn check(config: &PodConfig) -> Result<()> {
+    let name = &config.metadata;
+    if name.name.is_empty() || name.namespace.is_empty() || name.uid.is_empty() {
+        return Err(Error::invalid(
+            "sandbox config: metadata needs name, namespace and uid",
+        ));
+    }
+    if !matches!(config.runtime_handler.as_str(), "" | "husk") {
+        return Err(Error::invalid(format!(
+            "runtime handler {:?} is not known; husk has \"\" and \"husk\"",
+            config.runtime_handler
+        )));
+    }
+    let ns = &config.security.namespaces;
+    for (kind, mode) in [("network", ns.network), ("ipc", ns.ipc)] {
+        if matches!(mode, NamespaceMode::Container | NamespaceMode::Target) {
+            return Err(Error::invalid(format!(
+                "{kind} namespace mode {mode:?} is not possible for a pod"
+            )));
+        }
+    }
+    if ns.pid == NamespaceMode::Target {
+        return Err(Error::invalid(
+            "pid namespace mode Target is for containers, not for a pod",
+        ));
+    }
+    if let Some(user) = &ns.user {
+        match user.mode {
+            NamespaceMode::Node => {}
+            NamespaceMode::Pod => {
+                return Err(Error::new(
+                    Kind::Unimplemented,
+                    "user namespaces are not supported by this version of husk (its handlers do not offer them)",
+                ));
+            }
+            mode => {
+                return Err(Error::invalid(format!(
+                    "user namespace mode {mode:?} is not possible"
+                )));
+            }
+        }
+    }
+    if config.hostname.len() > 64 {
+        return Err(Error::invalid(format!(
+            "hostname {:?} is longer than 64 bytes",
+            config.hostname
+        )));
+    }
+    let logs = &config.log_directory;
+    if !logs.is_empty() && !logs.starts_with('/') {
+        return Err(Error::invalid(format!(
+            "log_directory {logs:?} is not an absolute path"
+        )));
+    }
+    if config.cgroup_parent.split('/').any(|part| part == "..") {
+        return Err(Error::invalid(format!(
+            "cgroup_parent {:?} must not contain ..",
+            config.cgroup_parent
+        )));
+    }
+    for name in config.sysctls.keys() {
+        check_sysctl(
+            name,
+            ns.network == NamespaceMode::Node,
+            ns.ipc == NamespaceMode::Node,
+        )?;
+    }
+    Ok(())
+}
+
+/// Only what belongs to a namespace of the pod may be set, or the node would change with it.
+fn check_sysctl(name: &str, host_network: bool, host_ipc: bool) -> Result<()> {
+    const IPC: [&str; 8] = [
+        "kernel.msgmax",
+        "kernel.msgmnb",
+        "kernel.msgmni",
+        "kernel.sem",
+        "kernel.shmall",
+        "kernel.shmmax",
+        "kernel.shmmni",
+        "kernel.shm_rmid_forced",
+    ];
+    let dotted = name.replace('/', ".");
+    let (kind, host) = if dotted.starts_with("net.") {
+        ("network", host_network)
+    } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+        ("IPC", host_ipc)
+    } else if matches!(dotted.as_str(), "kernel.hostname" | "kernel.domainname") {
+        return Err(Error::invalid(format!(
+            "sysctl {name}: set the pod's hostname instead"
+        )));
+    } else {
+        return Err(Error::invalid(format!(
+            "sysctl {name} belongs to no namespace of the pod"
+        )));
+    };
+    if host {
+        return Err(Error::invalid(format!(
+            "sysctl {name} would change the node: the pod uses its {kind} namespace"
+        )));
+    }
+    if dotted.contains("..") {
+        return Err(Error::invalid(format!("sysctl {name} is not a name")));
+    }
+    Ok(())
+}
+
+fn pod_network(pod: &Pod) -> PodNetwork {
+    let config = &pod.config;
+    PodNetwork {
+        id: pod.id.clone(),
+        name: config.metadata.name.clone(),
+        namespace: config.metadata.namespace.clone(),
+        uid: config.metadata.uid.clone(),
+        port_mappings: config.port_mappings.clone(),
+        annotations: config.annotations.clone(),
+        labels: config.labels.clone(),
+        dns: config.dns.clone(),
+    }
+}
+
+fn exists(config: &PodConfig, why: &str) -> Error {
+    let m = &config.metadata;
+    Error::new(
+        Kind::AlreadyExists,
+        format!(
+            "pod {}/{} (uid {}, attempt {}) exists: {why}",
+            m.namespace, m.name, m.uid, m.attempt
+        ),
+    )
+}
+
+/// Names the first fields in which two configs differ.
+fn difference(old: &PodConfig, new: &PodConfig) -> String {
+    let (old, new) = (serde_json::json!(old), serde_json::json!(new));
+    let fields: Vec<_> = old
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(key, value)| new.get(key.as_str()) != Some(value))
+        .map(|(key, _)| key.as_str())
+        .collect();
+    format!(
+        "it was made with another config (different: {})",
+        fields.join(", ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_sysctls_of_the_pods_own_namespaces_pass() {
+        for (name, host_network, host_ipc, ok) in [
+            ("net.ipv4.ip_forward", false, false, true),
+            ("net.ipv4.ip_forward", true, false, false),
+            ("net/ipv4/ip_forward", false, false, true),
+            ("kernel.shm_rmid_forced", false, false, true),
+            ("kernel.shm_rmid_forced", false, true, false),
+            ("fs.mqueue.msg_max", false, false, true),
+            ("kernel.core_pattern", false, false, false),
+            ("vm.swappiness", false, false, false),
+            ("net..ipv4", false, false, false),
+            ("net.../../kernel/core_pattern", false, false, false),
+        ] {
+            assert_eq!(check_sysctl(name, host_network, host_ipc).is_ok(), ok, "{name}");
+        }
+    }
+}

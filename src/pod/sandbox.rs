@@ -1,0 +1,155 @@
+//! A pod as the daemon holds it: what was asked for, which never changes, and where it stands, which does.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use crate::types::{PodConfig, PodId, PodState, Realm};
+
+use super::client::Client;
+
+/// A pod.
+pub struct Pod {
+    /// Identifier.
+    pub id: PodId,
+    /// Owner.
+    pub realm: Realm,
+    /// What was asked for.
+    pub config: PodConfig,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// Held for writing by stop and remove, for reading by what needs the pod to stay: create. Never by status calls.
+    pub(super) lifecycle: tokio::sync::RwLock<()>,
+    state: Mutex<PodStatus>,
+}
+
+/// Where a pod stands.
+#[derive(Clone)]
+pub struct PodStatus {
+    /// Lifecycle state.
+    pub state: PodState,
+    /// Addresses, the primary one first; empty with host network.
+    pub ips: Vec<IpAddr>,
+    /// The supervisor, while it lives.
+    pub supervisor: Option<Supervisor>,
+}
+
+/// A pod's supervisor.
+#[derive(Clone)]
+pub struct Supervisor {
+    /// Connection.
+    pub client: Client,
+    /// What has to be known to use it, also by the next daemon.
+    pub facts: SupervisorFacts,
+}
+
+/// What is known about a pod's supervisor.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SupervisorFacts {
+    /// Process id.
+    pub pid: i32,
+    /// Process id of the init of the pod's shared pid namespace, if it has one.
+    pub pidns_init: Option<i32>,
+    /// Pinned network namespace; `None` with host network.
+    pub netns: Option<PathBuf>,
+    /// Source of `/dev/shm` for the pod's containers.
+    pub shm: PathBuf,
+}
+
+/// A pod as the database keeps it.
+#[derive(Serialize, Deserialize)]
+pub struct PodRecord {
+    /// Identifier.
+    pub id: PodId,
+    /// Owner.
+    #[serde(default)]
+    pub realm: Realm,
+    /// What was asked for.
+    pub config: PodConfig,
+    /// Nanoseconds since the epoch.
+    pub created_at: i64,
+    /// State.
+    pub state: PodState,
+    /// Addresses.
+    #[serde(default)]
+    pub ips: Vec<IpAddr>,
+    /// Supervisor.
+    #[serde(default)]
+    pub supervisor: SupervisorFacts,
+}
+
+impl Pod {
+    /// A pod that is being made.
+    pub fn new(id: PodId, realm: Realm, config: PodConfig, created_at: i64) -> Arc<Self> {
+        Self::with_status(
+            id,
+            realm,
+            config,
+            created_at,
+            PodStatus {
+                state: PodState::Creating,
+                ips: Vec::new(),
+                supervisor: None,
+            },
+        )
+    }
+
+    /// A pod known from earlier.
+    pub fn with_status(
+        id: PodId,
+        realm: Realm,
+        config: PodConfig,
+        created_at: i64,
+        status: PodStatus,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            id,
+            realm,
+            config,
+            created_at,
+            lifecycle: tokio::sync::RwLock::new(()),
+            state: Mutex::new(status),
+        })
+    }
+
+    /// The status, to read or change; not to be held across I/O.
+    pub(super) fn status_mut(&self) -> MutexGuard<'_, PodStatus> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lifecycle state.
+    pub fn state(&self) -> PodState {
+        self.status_mut().state
+    }
+
+    /// Addresses, the primary one first.
+    pub fn ips(&self) -> Vec<IpAddr> {
+        self.status_mut().ips.clone()
+    }
+
+    /// The supervisor, while it lives.
+    pub fn supervisor(&self) -> Option<Supervisor> {
+        self.status_mut().supervisor.clone()
+    }
+
+    /// For the database.
+    pub fn record(&self) -> PodRecord {
+        let status = self.status_mut();
+        PodRecord {
+            id: self.id.clone(),
+            realm: self.realm,
+            config: self.config.clone(),
+            created_at: self.created_at,
+            state: status.state,
+            ips: status.ips.clone(),
+            supervisor: status
+                .supervisor
+                .as_ref()
+                .map(|s| s.facts.clone())
+                .unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! StartContainer, ReopenContainerLog, UpdateContainerResources.
+
+use std::sync::Arc;
+
+use tracing::info;
+
+use crate::types::error::{Error, Kind, Result};
+use crate::types::time::now_nanos;
+use crate::types::{ContainerState, Resources};
+
+use super::client::Client;
+use super::container::Container;
+use super::exits::Ending;
+use super::{Runtime, blocking, detached};
+
+impl Runtime {
+    /// Opens the gate of a created container.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` unless it is created; the reason why its command cannot be executed, in which
+    /// case the container has exited with reason `StartError`.
+    pub async fn start_container(self: &Arc<Self>, id: &str) -> Result<()> {
+        let container = self.find_container(id)?;
+        let this = Arc::clone(self);
+        detached(async move { this.open_gate(&container).await }).await
+    }
+
+    async fn open_gate(&self, container: &Arc<Container>) -> Result<()> {
+        let what = |e: Error| {
+            e.context(format!(
+                "start container {:?}",
+                container.facts.config.metadata.name
+            ))
+        };
+        let client = self.client_of(container).map_err(what)?;
+        let begun = container.update(|s| {
+            if s.state != ContainerState::Created || s.removing || s.started_at != 0 {
+                return Err(Error::precondition(format!("it is {:?}, not created", s.state)));
+            }
+            // Set before the workload can end, so that it never ends before it started.
+            s.started_at = now_nanos();
+            Ok(())
+        });
+        begun.map_err(what)?;
+        match client.start(container.id()).await {
+            Ok(started) => {
+                container.update(|s| {
+                    // One that has ended already has the time from its exit record.
+                    if s.state == ContainerState::Created {
+                        s.state = ContainerState::Running;
+                        s.started_at = started.started_at;
+                    }
+                });
+                self.save_container(container)?;
+                info!(container = ?container.id(), "container started");
+                Ok(())
+            }
+            Err(failure) => {
+                let exit_code = failure.exit_code;
+                let error = Error::from(failure);
+                if error.kind() == Kind::Unavailable {
+                    // The supervisor did not answer; whether the workload runs is for its events to say.
+                    container.update(|s| s.started_at = 0);
+                    return Err(what(error));
+                }
+                self.ended(container, Ending::start_failed(&error, exit_code))
+                    .await;
+                Err(what(error))
+            }
+        }
+    }
+
+    /// Makes the supervisor open the container's log anew, after kubelet has moved the old file away.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` unless it is running; the file cannot be opened.
+    pub async fn reopen_log(self: &Arc<Self>, id: &str) -> Result<()> {
+        let container = self.find_container(id)?;
+        if container.state() != ContainerState::Running {
+            return Err(Error::precondition(format!(
+                "container {id} is not running; its log is complete"
+            )));
+        }
+        self.client_of(&container)?.reopen_log(container.id()).await
+    }
+
+    /// Changes limits; what is zero or empty stays.
+    ///
+    /// # Errors
+    /// `NotFound`; `FailedPrecondition` for a container that has ended; a limit that cannot be applied.
+    pub async fn update_container(self: &Arc<Self>, id: &str, wanted: Resources) -> Result<()> {
+        let container = self.find_container(id)?;
+        if !matches!(
+            container.state(),
+            ContainerState::Created | ContainerState::Running
+        ) {
+            return Err(Error::precondition(format!(
+                "container {id} has ended; it has no limits to change"
+            )));
+        }
+        let cgroup = self.parts.cgroups.open(&container.facts.cgroup_path);
+        let oci = crate::cgroup::limits(&wanted);
+        blocking(move || cgroup.apply(&oci))
+            .await
+            .map_err(|e| e.context(format!("update container {id}")))?;
+        container.update(|s| merge(&mut s.resources, wanted));
+        self.save_container(&container)
+    }
+
+    /// The connection to the supervisor of a container's pod.
+    pub(super) fn client_of(&self, container: &Container) -> Result<Client> {
+        self.find_pod(container.facts.pod.as_str())?
+            .supervisor()
+            .map(|s| s.client)
+            .ok_or_else(|| Error::precondition(format!("pod sandbox {} is not running", container.facts.pod)))
+    }
+}
+
+fn merge(have: &mut Resources, new: Resources) {
+    let number = |have: &mut i64, new: i64| {
+        if new != 0 {
+            *have = new;
+        }
+    };
+    number(&mut have.cpu_period, new.cpu_period);
+    number(&mut have.cpu_quota, new.cpu_quota);
+    number(&mut have.cpu_shares, new.cpu_shares);
+    number(&mut have.memory_limit, new.memory_limit);
+    number(&mut have.memory_swap_limit, new.memory_swap_limit);
+    number(&mut have.pids_limit, new.pids_limit);
+    for (have, new) in [
+        (&mut have.cpuset_cpus, new.cpuset_cpus),
+        (&mut have.cpuset_mems, new.cpuset_mems),
+    ] {
+        if !new.is_empty() {
+            *have = new;
+        }
+    }
+    if !new.hugepage_limits.is_empty() {
+        have.hugepage_limits = new.hugepage_limits;
+    }
+    have.unified.extend(new.unified);
+}

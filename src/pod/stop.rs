@@ -1,0 +1,176 @@
+//! StopContainer and StopPodSandbox.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::info;
+
+use crate::types::error::{Error, Kind, Result};
+use crate::types::{ContainerState, PodState};
+
+use super::container::Container;
+use super::exits::Ending;
+use super::sandbox::Pod;
+use super::{Runtime, blocking, detached};
+
+/// How long a killed process may take to vanish before the call reports it as stuck.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long to wait between two attempts: a process may have been on its way into its cgroup.
+const KILL_RETRY: Duration = Duration::from_millis(250);
+
+impl Runtime {
+    /// Stops a container: its stop signal, `grace`, then SIGKILL. Unknown and exited containers are fine.
+    ///
+    /// A second call with a shorter grace ends the first one's wait. The caller going away stops nothing.
+    ///
+    /// # Errors
+    /// The process cannot be killed; the message names what it hangs on.
+    pub async fn stop_container(self: &Arc<Self>, id: &str, grace: Duration) -> Result<()> {
+        let Some(container) = self.find_container_if_any(id)? else {
+            return Ok(());
+        };
+        let this = Arc::clone(self);
+        detached(async move { this.stop_process(&container, grace).await }).await
+    }
+
+    pub(super) async fn stop_process(&self, container: &Arc<Container>, grace: Duration) -> Result<()> {
+        match container.state() {
+            ContainerState::Exited => return Ok(()),
+            ContainerState::Running if !grace.is_zero() => {
+                let signal = container.facts.stop_signal;
+                match self
+                    .client_of(container)?
+                    .signal(container.id(), signal, false)
+                    .await
+                {
+                    // It ended meanwhile.
+                    Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => {}
+                    other => other?,
+                }
+                if tokio::time::timeout(grace, container.wait()).await.is_ok() {
+                    return Ok(());
+                }
+                info!(container = ?container.id(), ?grace, "container outlived its grace period; killing it");
+            }
+            _ => {}
+        }
+        self.kill_process(container).await
+    }
+
+    async fn kill_process(&self, container: &Arc<Container>) -> Result<()> {
+        let deadline = Instant::now() + KILL_PATIENCE;
+        loop {
+            self.kill_once(container)
+                .await
+                .map_err(|e| e.context(format!("kill container {}", container.id())))?;
+            if tokio::time::timeout(KILL_RETRY, container.wait()).await.is_ok() {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                break;
+            }
+        }
+        let pid = container.status().pid;
+        Err(Error::new(
+            Kind::DeadlineExceeded,
+            format!(
+                "container {} did not end after SIGKILL: {}",
+                container.id(),
+                stuck(pid)
+            ),
+        ))
+    }
+
+    /// Kills what there is of a container now.
+    async fn kill_once(&self, container: &Arc<Container>) -> Result<()> {
+        let outcome = match self.client_of(container) {
+            Ok(client) => client.signal(container.id(), libc::SIGKILL, true).await,
+            Err(e) => Err(e),
+        };
+        match outcome {
+            // Its making never got as far as a process.
+            Err(e) if e.kind() == Kind::NotFound => {
+                self.ended(container, Ending::lost("it never had a process"))
+                    .await;
+                Ok(())
+            }
+            // No supervisor, or one that is still making the process, or has just seen it end.
+            Err(e) if e.kind() == Kind::FailedPrecondition => {
+                let cgroup = self.parts.cgroups.open(&container.facts.cgroup_path);
+                blocking(move || cgroup.kill()).await
+            }
+            other => other,
+        }
+    }
+
+    /// Stops a pod: kills its containers, takes its network away, ends its supervisor. Unknown and stopped pods are
+    /// fine.
+    ///
+    /// # Errors
+    /// Something could not be undone; the call may be repeated.
+    pub async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<()> {
+        let Some(pod) = self.find_pod_if_any(id)? else {
+            return Ok(());
+        };
+        let this = Arc::clone(self);
+        detached(async move {
+            let _alone = pod.lifecycle.write().await;
+            this.stop_locked(&pod).await
+        })
+        .await
+    }
+
+    /// As [`Runtime::stop_pod`], for who holds the pod's lifecycle.
+    pub(super) async fn stop_locked(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let what = |e: Error| e.context(format!("stop pod sandbox {}", pod.id));
+        let kills = self.index.containers_of(&pod.id).into_iter().map(|c| {
+            let this = Arc::clone(self);
+            async move { this.stop_process(&c, Duration::ZERO).await }
+        });
+        for killed in futures_util::future::join_all(kills).await {
+            killed.map_err(what)?;
+        }
+        self.take_down(pod).await.map_err(what)?;
+        let was = std::mem::replace(&mut pod.status_mut().state, PodState::NotReady);
+        if was != PodState::NotReady {
+            self.save_pod(pod)?;
+            info!(pod = ?pod.id, "pod stopped");
+        }
+        Ok(())
+    }
+
+    /// Undoes whatever there is of a pod's network, supervisor and mounts. May be repeated, and works on half a pod.
+    pub(super) async fn take_down(&self, pod: &Arc<Pod>) -> Result<()> {
+        // Errors are collected: one that cannot be undone must not keep the others.
+        let mut errors = Vec::new();
+        let network = Arc::clone(&self.parts.network);
+        errors.extend(network.teardown(&pod.id).await.err());
+        let supervisor = pod.status_mut().supervisor.take();
+        if let Some(supervisor) = supervisor {
+            errors.extend(supervisor.client.shutdown(true).await.err());
+        }
+        errors.extend(self.remove_shm(&pod.id).err());
+        let id = pod.id.clone();
+        errors.extend(blocking(move || network.remove_netns(&id)).await.err());
+        match errors.len() {
+            0 => Ok(()),
+            1 => Err(errors.remove(0)),
+            _ => {
+                let texts: Vec<_> = errors.iter().map(ToString::to_string).collect();
+                Err(Error::internal(texts.join("; ")))
+            }
+        }
+    }
+}
+
+/// What a process that will not die is waiting for, as far as the kernel tells.
+fn stuck(pid: i32) -> String {
+    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
+    let stat = read("stat");
+    let state = stat
+        .rsplit_once(") ")
+        .and_then(|(_, rest)| rest.chars().next())
+        .unwrap_or('?');
+    let channel = read("wchan");
+    format!("pid {pid} is in state {state}, waiting in {:?}", channel.trim())
+}
