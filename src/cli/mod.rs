@@ -184,6 +184,7 @@ impl Serve {
         if let Some(level) = self.log_level {
             config.log.level = level;
         }
+        config.check().context("command line")?;
         Ok(config)
     }
 }

@@ -105,8 +105,11 @@ fn distance(a: &str, b: &str) -> usize {
 }
 
 impl Config {
-    /// Values that parse but cannot work.
-    fn check(&self) -> Result<()> {
+    /// Refuses values that parse but cannot work, from a file or a flag.
+    ///
+    /// # Errors
+    /// The key and what it must be.
+    pub fn check(&self) -> Result<()> {
         for (key, path) in [("root", &self.root), ("run", &self.run)] {
             if !path.is_absolute() {
                 return Err(Error::invalid(format!(
