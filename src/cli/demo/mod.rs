@@ -94,7 +94,10 @@ impl Daemon {
         step("Starting husk in a temporary root");
         let config = root.join("config.toml");
         std::fs::create_dir_all(root.join("cni")).with_context(|| format!("create {}", root.display()))?;
-        let text = format!("[cgroup]\nparent = \"/{name}\"\n\n[network]\nbuiltin = true\n");
+        let bridge = node::bridge(name);
+        let text = format!(
+            "[cgroup]\nparent = \"/{name}\"\n\n[network]\nbuiltin = true\nbuiltin_bridge = \"{bridge}\"\n"
+        );
         std::fs::write(&config, text).context("write the configuration")?;
         let log = std::fs::File::create(root.join("husk.log")).context("create the log")?;
         let program = std::env::current_exe().context("find this program")?;

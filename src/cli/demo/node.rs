@@ -1,4 +1,5 @@
-//! What a runtime could leave behind on a node.
+//! What the demo could leave behind on a node. Everything that its daemon makes bears the demo's name, so that whatever
+//! else happens on the node meanwhile does not count.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -24,14 +25,15 @@ impl Node {
         // The numbers of a mount change with what comes and goes; its place and source do not.
         let mounts = mountinfo
             .lines()
+            .filter(|l| l.contains(name))
             .map(|l| l.split(' ').skip(2).collect::<Vec<_>>().join(" "))
             .collect();
         let mut cgroups = BTreeSet::new();
         find_cgroups(Path::new("/sys/fs/cgroup"), name, CGROUP_DEPTH, &mut cgroups);
         Self {
             mounts,
-            netns: namespaces("net"),
-            links: names("/sys/class/net"),
+            netns: namespaces("net", &processes(name)),
+            links: links(name),
             cgroups,
             processes: processes(name),
             files: names("/tmp").into_iter().filter(|n| n.contains(name)).collect(),
@@ -59,9 +61,9 @@ impl Node {
 
     fn sets(&self) -> [(&'static str, &BTreeSet<String>); 6] {
         [
-            ("mounts", &self.mounts),
-            ("network namespaces", &self.netns),
-            ("network interfaces", &self.links),
+            ("mounts of husk", &self.mounts),
+            ("network namespaces of husk", &self.netns),
+            ("network interfaces of husk", &self.links),
             ("cgroups of husk", &self.cgroups),
             ("processes of husk", &self.processes),
             ("files of husk", &self.files),
@@ -76,14 +78,31 @@ fn names(dir: impl AsRef<Path>) -> BTreeSet<String> {
         .collect()
 }
 
-/// Network namespaces that some process is in, by their number.
-fn namespaces(kind: &str) -> BTreeSet<String> {
-    names("/proc")
+/// Namespaces that these processes are in, by their number, but for this program's own.
+fn namespaces(kind: &str, processes: &BTreeSet<String>) -> BTreeSet<String> {
+    let of = |pid: &str| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok();
+    let own = of("self");
+    let all = processes
+        .iter()
+        .filter_map(|pid| of(pid))
+        .filter(|ns| Some(ns) != own.as_ref());
+    all.map(|ns| ns.display().to_string()).collect()
+}
+
+/// The demo's bridge and what is plugged into it.
+fn links(name: &str) -> BTreeSet<String> {
+    let bridge = bridge(name);
+    let master = |link: &str| fs::read_link(format!("/sys/class/net/{link}/master")).ok();
+    let plugged = |link: &str| master(link).is_some_and(|m| m.ends_with(&bridge));
+    names("/sys/class/net")
         .into_iter()
-        .filter(|n| n.bytes().all(|b| b.is_ascii_digit()))
-        .filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/{kind}")).ok())
-        .map(|link| link.display().to_string())
+        .filter(|link| *link == bridge || plugged(link))
         .collect()
+}
+
+/// Name of the bridge of the demo called `name`; an interface's has 15 bytes at most.
+pub fn bridge(name: &str) -> String {
+    format!("hd{}", name.rsplit('-').next().unwrap_or(name))
 }
 
 fn find_cgroups(dir: &Path, name: &str, depth: usize, found: &mut BTreeSet<String>) {
