@@ -42,6 +42,11 @@ impl Cri {
         Self { channel }
     }
 
+    /// The connection.
+    pub(crate) fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
     /// The runtime service, with kubelet's message limit.
     pub fn runtime(&self) -> RuntimeServiceClient<Channel> {
         RuntimeServiceClient::new(self.channel.clone()).max_decoding_message_size(KUBELET_MESSAGE_LIMIT)

@@ -12,6 +12,7 @@ pub mod fake;
 pub mod http;
 pub mod husk;
 pub mod image;
+pub mod late;
 pub mod logs;
 pub mod network;
 pub mod process;

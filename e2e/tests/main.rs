@@ -10,6 +10,7 @@ mod cli;
 mod containers;
 mod exec;
 mod exits;
+mod image_volumes;
 mod images;
 mod layers;
 mod limits;

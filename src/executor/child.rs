@@ -59,8 +59,9 @@ fn steps(plan: &LaunchPlan, kept: &mut Kept, given: [bool; 3], in_cgroup: bool) 
     become_root_inside(plan, &kept.sync)?;
     namespaces::set_up(plan)?;
 
-    let sources = Sources::open(&plan.mounts)?;
+    let mut sources = Sources::open(&plan.mounts)?;
     rootfs::cut_propagation()?;
+    sources.open_images(&plan.mounts, &plan.mount_point)?;
     let root = rootfs::mount_rootfs(&plan.rootfs, &plan.mount_point)?;
     let mut mounter = Mounter {
         root: &root,

@@ -5,6 +5,7 @@ use std::fmt;
 use nix::errno::Errno;
 use serde::{Deserialize, Serialize};
 
+use crate::types::error::IMAGE_VOLUME_MOUNT_FAILED;
 use crate::types::{Error, Kind};
 
 /// Exit code for a failure that is not the command's: what containerd uses for a container that could not start.
@@ -31,6 +32,12 @@ pub struct LaunchError {
     pub advice: Option<String>,
     /// What a shell would exit with: 127 for a missing command, 126 for one that cannot be executed, 128 for all else.
     pub exit_code: i32,
+    /// It failed with an image volume: the word by which kubelet recognises that stands in front of everything.
+    #[serde(default)]
+    pub of_image_volume: bool,
+    /// The request asks for what cannot be, whatever the node is like.
+    #[serde(default)]
+    pub bad_request: bool,
 }
 
 /// Result of one step.
@@ -46,6 +53,8 @@ impl LaunchError {
             reason: reason.into(),
             advice: None,
             exit_code: NOT_STARTED,
+            of_image_volume: false,
+            bad_request: false,
         }
     }
 
@@ -71,6 +80,20 @@ impl LaunchError {
         self
     }
 
+    /// Marks it as a failure with an image volume.
+    #[must_use]
+    pub fn of_image_volume(mut self) -> Self {
+        self.of_image_volume = true;
+        self
+    }
+
+    /// Blames the request.
+    #[must_use]
+    pub fn blame_request(mut self) -> Self {
+        self.bad_request = true;
+        self
+    }
+
     /// Whether the kernel said `errno`.
     pub fn is(&self, errno: i32) -> bool {
         self.errno == Some(errno)
@@ -78,6 +101,7 @@ impl LaunchError {
 
     fn kind(&self) -> Kind {
         match (self.exit_code, self.errno) {
+            _ if self.bad_request => Kind::InvalidArgument,
             (NOT_FOUND | NOT_EXECUTABLE, _) => Kind::InvalidArgument,
             (_, Some(libc::ENOSPC | libc::EAGAIN | libc::EMFILE | libc::ENFILE | libc::EDQUOT)) => {
                 Kind::ResourceExhausted
@@ -95,6 +119,9 @@ pub fn describe(errno: i32) -> String {
 
 impl fmt::Display for LaunchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.of_image_volume {
+            write!(f, "{IMAGE_VOLUME_MOUNT_FAILED}: ")?;
+        }
         write!(f, "{} {}: {}", self.step, self.object, self.reason)?;
         match &self.advice {
             Some(advice) => write!(f, "; {advice}"),

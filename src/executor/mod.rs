@@ -26,6 +26,7 @@ mod error;
 pub mod gate;
 pub mod hooks;
 mod identity;
+mod image_volume;
 mod labels;
 mod launch;
 mod mask;

@@ -13,14 +13,15 @@ use crate::sys::mount::{MountAttr, attr, set_attributes};
 use super::cgroup::OwnCgroups;
 use super::copy_up;
 use super::error::{During, LaunchError, Step};
+use super::image_volume;
 use super::path::{Root, Want, by_fd, file_type, shown};
 
-/// Sources of the bind mounts, by the position of the mount. They are opened before propagation is cut, so that a mount
-/// that is to be shared with the node still is.
+/// Sources of the bind mounts and the images, by the position of the mount.
 pub(super) struct Sources(Vec<Option<OwnedFd>>);
 
 impl Sources {
-    /// Opens them all.
+    /// Opens those on the node. To be called before propagation is cut, so that a mount that is to be shared with the
+    /// node still is.
     pub fn open(mounts: &[Mount]) -> Step<Self> {
         mounts
             .iter()
@@ -32,6 +33,17 @@ impl Sources {
             })
             .collect::<Step<_>>()
             .map(Self)
+    }
+
+    /// Mounts the images, each on the empty directory `workplace` for a moment. To be called when propagation is cut, so
+    /// that the node sees nothing of it.
+    pub fn open_images(&mut self, mounts: &[Mount], workplace: &Path) -> Step {
+        for (m, source) in mounts.iter().zip(&mut self.0) {
+            if let MountKind::Image(volume) = &m.kind {
+                *source = Some(image_volume::open(volume, workplace)?);
+            }
+        }
+        Ok(())
     }
 }
 
@@ -88,7 +100,8 @@ impl Mounter<'_> {
         }
         match (&m.kind, source) {
             (MountKind::Bind { .. }, Some(tree)) => self.bind(m, &tree),
-            (MountKind::Bind { .. }, None) => {
+            (MountKind::Image(_), Some(tree)) => self.bind(m, &tree).map_err(image_volume::failed),
+            (MountKind::Bind { .. } | MountKind::Image(_), None) => {
                 Err(LaunchError::new("mount", shown(&m.destination), "no source"))
             }
             (
@@ -125,11 +138,12 @@ impl Mounter<'_> {
         let target = self.target(&m.destination, want)?;
         attach(tree, &target).map_err(|e| {
             let error = LaunchError::errno("mount", object(), e.raw_os_error());
-            match (e, want) {
-                (Errno::NOTDIR, Want::Directory) => {
+            // The kernel has one number for this and for much else.
+            match (want, file_type(&target)) {
+                (Want::Directory, Ok(kind)) if kind != FileType::Directory => {
                     error.advise("the source is a directory, the destination is not")
                 }
-                (Errno::NOTDIR, Want::File) => {
+                (Want::File, Ok(FileType::Directory)) => {
                     error.advise("the destination is a directory, the source is not")
                 }
                 _ => error,

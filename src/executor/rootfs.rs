@@ -39,9 +39,11 @@ pub(super) fn mount_rootfs(rootfs: &Rootfs, mount_point: &Path) -> Step<Root> {
             volatile,
         } => Overlay {
             lower,
-            upper,
-            work,
-            volatile: *volatile,
+            upper: Some(Upper {
+                changes: upper,
+                work,
+                volatile: *volatile,
+            }),
         }
         .mount(mount_point)?,
         Rootfs::Directory(path) => bind_directory(path, mount_point)?,
@@ -75,15 +77,22 @@ fn attach(tree: &OwnedFd, mount_point: &Path) -> rustix::io::Result<()> {
     )
 }
 
-struct Overlay<'a> {
-    lower: &'a [PathBuf],
-    upper: &'a Path,
+/// Layers merged, the topmost first.
+pub(super) struct Overlay<'a> {
+    pub lower: &'a [PathBuf],
+    /// Without it nothing can be written.
+    pub upper: Option<Upper<'a>>,
+}
+
+/// Where an overlay keeps changes.
+pub(super) struct Upper<'a> {
+    changes: &'a Path,
     work: &'a Path,
     volatile: bool,
 }
 
 impl Overlay<'_> {
-    fn mount(&self, mount_point: &Path) -> Step {
+    pub fn mount(&self, mount_point: &Path) -> Step {
         match self.assemble() {
             Ok(tree) => attach(&tree, mount_point).during("mount", || "overlay"),
             // Before Linux 6.7 layers cannot be given one by one.
@@ -120,19 +129,21 @@ impl Overlay<'_> {
         for layer in self.lower {
             set("lowerdir+", layer)?;
         }
-        set("upperdir", self.upper)?;
-        set("workdir", self.work)?;
+        if let Some(upper) = &self.upper {
+            set("upperdir", upper.changes)?;
+            set("workdir", upper.work)?;
+        }
         // With an index an upper directory could not be used again by another mount of the same layers.
         fsconfig_set_string(context, "index", "off").during("configure", || "overlay index=off")?;
-        if self.volatile {
+        if self.upper.as_ref().is_some_and(|u| u.volatile) {
             fsconfig_set_flag(context, "volatile").during("configure", || "overlay volatile")?;
         }
         fsconfig_create(context).during("create", || {
-            format!(
-                "overlay of {} layers with upper {}",
-                self.lower.len(),
-                shown(self.upper)
-            )
+            let layers = format!("overlay of {} layers", self.lower.len());
+            match &self.upper {
+                Some(upper) => format!("{layers} with upper {}", shown(upper.changes)),
+                None => layers,
+            }
         })
     }
 
@@ -145,12 +156,14 @@ impl Overlay<'_> {
             }
             escape(layer, &mut data);
         }
-        for (key, path) in [(",upperdir=", self.upper), (",workdir=", self.work)] {
-            data.extend_from_slice(key.as_bytes());
-            escape(path, &mut data);
-        }
-        if self.volatile {
-            data.extend_from_slice(b",volatile");
+        if let Some(upper) = &self.upper {
+            for (key, path) in [(",upperdir=", upper.changes), (",workdir=", upper.work)] {
+                data.extend_from_slice(key.as_bytes());
+                escape(path, &mut data);
+            }
+            if upper.volatile {
+                data.extend_from_slice(b",volatile");
+            }
         }
         // mount(2) reads one page.
         if data.len() >= 4096 {
@@ -177,13 +190,15 @@ impl Overlay<'_> {
             Ok(text)
         };
         let lower: Vec<String> = self.lower.iter().map(|l| short_path(l)).collect::<Step<_>>()?;
-        let text = format!(
-            "index=off,lowerdir={},upperdir={},workdir={}{}",
-            lower.join(":"),
-            short_path(self.upper)?,
-            short_path(self.work)?,
-            if self.volatile { ",volatile" } else { "" }
-        );
+        let mut text = format!("index=off,lowerdir={}", lower.join(":"));
+        if let Some(upper) = &self.upper {
+            text += &format!(
+                ",upperdir={},workdir={}{}",
+                short_path(upper.changes)?,
+                short_path(upper.work)?,
+                if upper.volatile { ",volatile" } else { "" }
+            );
+        }
         if text.len() >= 4096 {
             return Err(LaunchError::new(
                 "mount",

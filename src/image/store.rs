@@ -247,6 +247,20 @@ impl ImageStore {
         Ok(self.rootfs(&stored))
     }
 
+    /// As [`ImageStore::lease`], for an image that is mounted without a writable layer: at least two directories, which
+    /// overlayfs wants then, or the one empty directory of an image without layers.
+    ///
+    /// # Errors
+    /// As [`ImageStore::lease`].
+    pub fn lease_volume(&self, id: &Digest, holder: &str) -> Result<Rootfs> {
+        let mut rootfs = self.lease(id, holder)?;
+        let empty = self.config.root.join("empty");
+        if rootfs.layers.len() == 1 && rootfs.layers[0] != empty {
+            rootfs.layers.push(empty);
+        }
+        Ok(rootfs)
+    }
+
     /// Ends all leases of `holder`. One that has none is fine.
     pub fn release(&self, holder: &str) {
         let _order = self.order();

@@ -31,6 +31,9 @@ pub struct ContainerFacts {
     pub image_id: Digest,
     /// Image by digest reference, or by id where it has none.
     pub image_ref: String,
+    /// Images mounted besides its own.
+    #[serde(default)]
+    pub image_mounts: Vec<ImageMount>,
     /// Absolute path of the log; a path in husk's run directory where none was asked for, never empty.
     pub log_path: PathBuf,
     /// Signal that stops it, by number.
@@ -43,6 +46,15 @@ pub struct ContainerFacts {
     pub gid: u32,
     /// Further groups.
     pub groups: Vec<u32>,
+}
+
+/// An image mounted in a container. It stays on the node for as long as the container does.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// The mount's path as the client gave it.
+    pub container_path: String,
+    /// The image.
+    pub image: Digest,
 }
 
 /// Where a container stands.

@@ -119,12 +119,14 @@ impl Runtime {
         let unfinished = record.status.state == ContainerState::Creating;
         let container = Container::new(record.facts, record.status);
         self.index.add_container(&container);
-        let lease = self
-            .parts
-            .images
-            .lease(&container.facts.image_id, container.id().as_str());
-        if let Err(error) = lease {
-            warn!(container = ?container.id(), %error, "image of the container is gone");
+        let facts = &container.facts;
+        for image in [&facts.image_id]
+            .into_iter()
+            .chain(facts.image_mounts.iter().map(|m| &m.image))
+        {
+            if let Err(error) = self.parts.images.lease(image, facts.id.as_str()) {
+                warn!(container = ?facts.id, %error, "image of the container is gone");
+            }
         }
         if unfinished || container.status().removing {
             warn!(container = ?container.id(), "a change of this container was cut short; removing it");

@@ -8,6 +8,7 @@ use crate::types::container::Propagation;
 use crate::types::security::{IdMapping, NamespaceMode};
 
 use super::ContainerInputs;
+use super::plan::ImageVolume;
 
 /// Files and directories on the node that husk prepares for a pod.
 #[derive(Debug, Clone, Default)]
@@ -27,8 +28,10 @@ pub struct PodFiles {
 pub struct ResolvedMount {
     /// Path inside.
     pub container_path: PathBuf,
-    /// Directory or file on the node.
+    /// Directory or file on the node; nothing where an image is mounted.
     pub source: PathBuf,
+    /// An image in place of a path on the node.
+    pub image: Option<ImageVolume>,
     /// Read-only.
     pub readonly: bool,
     /// Read-only all the way down.
@@ -50,7 +53,10 @@ pub fn mounts(inputs: &ContainerInputs<'_>) -> Vec<Mount> {
     list.extend(pod_files(inputs));
     // What the client mounts at a path replaces what husk would have put there.
     list.retain(|m| !wanted.iter().any(|w| w.container_path == *m.destination()));
-    list.extend(wanted.into_iter().map(bind));
+    list.extend(wanted.into_iter().map(|m| match &m.image {
+        Some(volume) => image(m, volume),
+        None => bind(m),
+    }));
     list
 }
 
@@ -157,6 +163,20 @@ fn bind(m: &ResolvedMount) -> Mount {
     out.set_uid_mappings(mappings(&m.uid_mappings))
         .set_gid_mappings(mappings(&m.gid_mappings));
     out
+}
+
+/// The mount that stands for an image: as far as the OCI spec has words for it, and such that a runtime which knows no
+/// more refuses a part of an image rather than show all of it. husk's executor is told by the plan.
+fn image(m: &ResolvedMount, volume: &ImageVolume) -> Mount {
+    let access = if m.recursive_read_only { "rro" } else { "ro" };
+    let layers: Vec<_> = volume.layers.iter().map(|l| l.display().to_string()).collect();
+    let lower = format!("lowerdir={}", layers.join(":"));
+    let mut options = vec!["rprivate", access, &lower];
+    let part = format!("husk.sub_path={}", volume.sub_path.display());
+    if !volume.sub_path.as_os_str().is_empty() {
+        options.push(&part);
+    }
+    mount(&m.container_path, "overlay", "overlay", &options)
 }
 
 fn mappings(list: &[IdMapping]) -> Option<Vec<LinuxIdMapping>> {

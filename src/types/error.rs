@@ -31,6 +31,19 @@ pub enum Kind {
     Internal,
 }
 
+/// First word of a message that no registry could be talked to; under [`Kind::Unknown`] only.
+pub const REGISTRY_UNAVAILABLE: &str = "RegistryUnavailable";
+/// First word of a message that an image may not be used; under [`Kind::Unknown`] only.
+pub const SIGNATURE_VALIDATION_FAILED: &str = "SignatureValidationFailed";
+/// First word of a message that an image could not be mounted into a container.
+pub const IMAGE_VOLUME_MOUNT_FAILED: &str = "ImageVolumeMountFailed";
+/// The words by which kubelet recognises failures, and only as the first of a message (cri-api, `pkg/errors`).
+pub const KUBELET_WORDS: [&str; 3] = [
+    REGISTRY_UNAVAILABLE,
+    SIGNATURE_VALIDATION_FAILED,
+    IMAGE_VOLUME_MOUNT_FAILED,
+];
+
 /// An error with its [`Kind`]. The message says what was attempted, on what, why it failed and, where known, what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
@@ -60,12 +73,19 @@ impl Error {
         &self.message
     }
 
-    /// Puts what was being attempted in front of the message and keeps the kind.
+    /// Puts what was being attempted in front of the message and keeps the kind. A word of [`KUBELET_WORDS`] stays the
+    /// first.
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
+        let word = KUBELET_WORDS
+            .iter()
+            .find_map(|word| Some((word, self.message.strip_prefix(word)?.strip_prefix(": ")?)));
         Self {
             kind: self.kind,
-            message: format!("{what}: {}", self.message),
+            message: match word {
+                Some((word, rest)) => format!("{word}: {what}: {rest}"),
+                None => format!("{what}: {}", self.message),
+            },
         }
     }
 
@@ -113,5 +133,22 @@ impl<T, E: fmt::Display> Context<T> for std::result::Result<T, E> {
 
     fn with_context<D: fmt::Display>(self, what: impl FnOnce() -> D) -> Result<T> {
         self.map_err(|e| Error::internal(format!("{}: {e}", what())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_kubelet_looks_for_stays_in_front() {
+        for word in KUBELET_WORDS {
+            let error = Error::internal(format!("{word}: no"))
+                .context("inner")
+                .context("outer");
+            assert_eq!(error.message(), format!("{word}: outer: inner: no"));
+        }
+        let error = Error::internal("RegistryUnavailableness: no").context("outer");
+        assert_eq!(error.message(), "outer: RegistryUnavailableness: no");
     }
 }

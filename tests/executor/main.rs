@@ -10,6 +10,7 @@ mod cgroups;
 mod fixture;
 mod hostile;
 mod identity;
+mod image_volumes;
 mod mounts;
 mod oci;
 mod tty;
@@ -27,6 +28,7 @@ fn cases() -> Vec<Case> {
         user_namespace::CASES,
         identity::CASES,
         mounts::CASES,
+        image_volumes::CASES,
         hostile::CASES,
         tty::CASES,
         oci::CASES,

@@ -1,7 +1,7 @@
 //! Containers.
 
 use crate::cri::proto as p;
-use crate::pod::container::Container;
+use crate::pod::container::{Container, ImageMount};
 use crate::pod::index::ContainerFilter;
 use crate::types::container::{
     ContainerConfig, ContainerMetadata, ContainerState, Device, ImageSpec, Mount, Propagation,
@@ -115,7 +115,8 @@ fn mount(m: p::Mount) -> Result<Mount> {
     })
 }
 
-fn to_mount(m: &Mount) -> p::Mount {
+/// A mount as the client asked for it. An image that the client named in some way comes with its id.
+fn to_mount(m: &Mount, images: &[ImageMount]) -> p::Mount {
     let propagation = match m.propagation {
         Propagation::Private => p::MountPropagation::PropagationPrivate,
         Propagation::HostToContainer => p::MountPropagation::PropagationHostToContainer,
@@ -130,7 +131,14 @@ fn to_mount(m: &Mount) -> p::Mount {
         uid_mappings: m.uid_mappings.iter().map(security::to_mapping).collect(),
         gid_mappings: m.gid_mappings.iter().map(security::to_mapping).collect(),
         recursive_read_only: m.recursive_read_only,
-        image: m.image.as_ref().map(to_image_spec),
+        image: m.image.as_ref().map(|image| {
+            let mut image = to_image_spec(image);
+            let found = images.iter().find(|i| i.container_path == m.container_path);
+            if let Some(found) = found.filter(|_| image.image_ref.is_empty()) {
+                image.image_ref = found.image.to_string();
+            }
+            image
+        }),
         image_sub_path: m.image_sub_path.clone(),
     }
 }
@@ -196,7 +204,12 @@ pub fn status(c: &Container) -> p::ContainerStatus {
         message: status.message,
         labels: to_map(&facts.config.labels),
         annotations: to_map(&facts.config.annotations),
-        mounts: facts.config.mounts.iter().map(to_mount).collect(),
+        mounts: facts
+            .config
+            .mounts
+            .iter()
+            .map(|m| to_mount(m, &facts.image_mounts))
+            .collect(),
         log_path: facts.log_path.display().to_string(),
         resources: Some(p::ContainerResources {
             linux: Some(resources::to(&status.resources)),

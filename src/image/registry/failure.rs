@@ -6,6 +6,7 @@ use http::StatusCode;
 
 use super::hosts::Host;
 use crate::image::reference::ImageRef;
+use crate::types::error::REGISTRY_UNAVAILABLE;
 use crate::types::{Error, Kind};
 
 /// Longest that a registry may make husk wait before the next try.
@@ -101,7 +102,7 @@ pub(super) fn conclude(image: &ImageRef, what: &str, failures: &[(Host, Failure)
     let unavailable = || {
         Error::new(
             Kind::Unknown,
-            format!("RegistryUnavailable: {registry} {what} of {image}: {tried}"),
+            format!("{REGISTRY_UNAVAILABLE}: {registry} {what} of {image}: {tried}"),
         )
     };
     match deciding.map(|(_, failure)| failure) {

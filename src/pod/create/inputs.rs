@@ -11,14 +11,16 @@ use crate::seccomp::{self, Abi};
 use crate::spec::container::PodNamespaces;
 use crate::spec::identity;
 use crate::spec::mounts::{PodFiles, ResolvedMount};
+use crate::spec::plan::ImageVolume;
 use crate::spec::process::{ImageDefaults, User};
 use crate::spec::{self, ContainerInputs};
 use crate::types::capability::{self, CapSet, ContainerCaps};
-use crate::types::container::{ImageSpec, Mount, Propagation};
+use crate::types::container::Mount;
 use crate::types::error::{Context, Error, Kind, Result};
 use crate::types::security::{NamespaceMode, Profile};
 use crate::types::{ContainerConfig, ContainerId, ContainerState, PodConfig};
 
+use super::super::container::ImageMount;
 use super::super::sandbox::{Pod, Supervisor};
 use super::super::{Runtime, devices};
 
@@ -30,6 +32,8 @@ pub(super) struct Gathered {
     pub(super) spec: Spec,
     pub(super) image: ImageDefaults,
     pub(super) user: User,
+    pub(super) image_mounts: Vec<ImageMount>,
+    pub(super) image_volumes: Vec<ImageVolume>,
     pub(super) cgroup_path: String,
 }
 
@@ -79,11 +83,11 @@ fn check_mount(m: &Mount) -> Result<()> {
         return fail("container_path is empty");
     }
     match &m.image {
-        Some(_) if !m.host_path.is_empty() => return fail("an image mount has no host_path"),
-        Some(_) if !m.readonly => return fail("an image mount must be readonly"),
+        Some(image) => super::image_volumes::check(m, image)?,
+        None if !m.image_sub_path.is_empty() => return fail("image_sub_path without an image"),
         None if m.host_path.is_empty() => return fail("host_path is empty"),
         None if !m.host_path.starts_with('/') => return fail("host_path is not absolute"),
-        _ => {}
+        None => {}
     }
     if !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty() {
         return Err(Error::new(
@@ -111,7 +115,8 @@ pub(super) fn gather(
     let image = defaults(image);
     let user = user(config, &image, layers)?;
     let capabilities = capabilities(config, CapSet::from_bits(host.capability_bounding))?;
-    let mut mounts = mounts(runtime, config, id)?;
+    let (mut mounts, image_mounts) = mounts(runtime, config, id)?;
+    let image_volumes = mounts.iter().filter_map(|m| m.image.clone()).collect();
     mounts.extend(super::volumes::mounts(
         &runtime.paths.container(id),
         &image,
@@ -146,6 +151,8 @@ pub(super) fn gather(
         spec: spec::container(&inputs)?,
         image,
         user,
+        image_mounts,
+        image_volumes,
         cgroup_path,
     })
 }
@@ -253,36 +260,37 @@ fn check_apparmor(config: &ContainerConfig, enabled: bool) -> Result<()> {
     }
 }
 
-fn mounts(runtime: &Runtime, config: &ContainerConfig, id: &ContainerId) -> Result<Vec<ResolvedMount>> {
-    config
-        .mounts
-        .iter()
-        .map(|m| {
-            let source = match &m.image {
-                Some(image) => image_source(runtime, image, m, id)?,
-                None => host_source(m)?,
-            };
-            super::propagation::check(&source, m.propagation)
+/// The client's mounts with their sources, and which images are among them.
+fn mounts(
+    runtime: &Runtime,
+    config: &ContainerConfig,
+    id: &ContainerId,
+) -> Result<(Vec<ResolvedMount>, Vec<ImageMount>)> {
+    let mut images = Vec::new();
+    let mut resolved = Vec::with_capacity(config.mounts.len());
+    for m in &config.mounts {
+        let mut mount = ResolvedMount {
+            // Old clients leave the slash out.
+            container_path: Path::new("/").join(&m.container_path),
+            readonly: m.readonly,
+            recursive_read_only: m.recursive_read_only,
+            uid_mappings: m.uid_mappings.clone(),
+            gid_mappings: m.gid_mappings.clone(),
+            ..Default::default()
+        };
+        if let Some(image) = &m.image {
+            let (found, volume) = super::image_volumes::resolve(runtime, m, image, id)?;
+            images.push(found);
+            mount.image = Some(volume);
+        } else {
+            mount.source = host_source(m)?;
+            mount.propagation = m.propagation;
+            super::propagation::check(&mount.source, m.propagation)
                 .map_err(|e| e.context(format!("mount at {:?}", m.container_path)))?;
-            Ok(ResolvedMount {
-                container_path: if m.container_path.starts_with('/') {
-                    PathBuf::from(&m.container_path)
-                } else {
-                    Path::new("/").join(&m.container_path)
-                },
-                source,
-                readonly: m.readonly,
-                recursive_read_only: m.recursive_read_only,
-                propagation: if m.image.is_some() {
-                    Propagation::Private
-                } else {
-                    m.propagation
-                },
-                uid_mappings: m.uid_mappings.clone(),
-                gid_mappings: m.gid_mappings.clone(),
-            })
-        })
-        .collect()
+        }
+        resolved.push(mount);
+    }
+    Ok((resolved, images))
 }
 
 /// The source with its links followed; a missing one becomes a directory, as clients of other runtimes expect.
@@ -302,17 +310,6 @@ fn host_source(m: &Mount) -> Result<PathBuf> {
         }
         Err(e) => Err(Error::internal(format!("mount source {}: {e}", path.display()))),
     }
-}
-
-fn image_source(runtime: &Runtime, _: &ImageSpec, m: &Mount, _: &ContainerId) -> Result<PathBuf> {
-    let _ = runtime;
-    Err(Error::new(
-        Kind::Unimplemented,
-        format!(
-            "ImageVolumeMountFailed: mount at {:?}: image volumes are not supported by this version of husk",
-            m.container_path
-        ),
-    ))
 }
 
 fn files(runtime: &Runtime, pod: &Pod, supervisor: &Supervisor) -> PodFiles {

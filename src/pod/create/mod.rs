@@ -1,5 +1,6 @@
 //! CreateContainer: everything up to the gate.
 
+mod image_volumes;
 mod inputs;
 mod propagation;
 mod volumes;
@@ -32,6 +33,7 @@ struct Prepared {
     facts: ContainerFacts,
     spec: Spec,
     rootfs: Rootfs,
+    image_volumes: Vec<plan::ImageVolume>,
     log: Option<PathBuf>,
 }
 
@@ -124,7 +126,7 @@ impl Runtime {
         }
     }
 
-    /// Looks everything up and works out spec and facts. Changes nothing but taking the image's lease.
+    /// Looks everything up and works out spec and facts. Changes nothing but taking the images' leases.
     fn prepare(
         &self,
         pod: &Pod,
@@ -153,6 +155,7 @@ impl Runtime {
             log_path: log
                 .clone()
                 .unwrap_or_else(|| self.paths.default_log(&pod.id, &id)),
+            image_mounts: made.image_mounts,
             stop_signal: inputs::stop_signal(config.stop_signal, &made.image)?,
             cgroup_path: made.cgroup_path,
             uid: made.user.uid,
@@ -165,6 +168,7 @@ impl Runtime {
             facts,
             spec: made.spec,
             rootfs,
+            image_volumes: made.image_volumes,
             log,
         })
     }
@@ -184,6 +188,7 @@ impl Runtime {
                     volatile: true,
                 },
                 mount_point: self.paths.mount_point(),
+                image_volumes: prepared.image_volumes.clone(),
                 cgroup: Some(cgroup.join()),
                 seccomp: compiled_seccomp(&prepared.spec)?,
                 ..Default::default()

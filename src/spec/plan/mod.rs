@@ -24,7 +24,7 @@ use crate::types::security::IdMapping;
 use crate::types::{CgroupJoin, Error, Result};
 
 pub use devices::{Device, DeviceKind};
-pub use mounts::{Attributes, Mount, MountKind};
+pub use mounts::{Attributes, ImageVolume, Mount, MountKind};
 pub use namespaces::{Namespace, NamespaceKind};
 pub use process::{Capabilities, Process, Rlimit, Scheduler, SeccompProgram, convert as hooks};
 
@@ -60,6 +60,8 @@ pub struct ContainerOptions {
     /// An existing directory that the root file system is mounted on, in the container's own mount namespace only.
     /// All containers may share it. With [`Rootfs::Directory`] it may be that directory.
     pub mount_point: PathBuf,
+    /// The images that the container sees besides its own. The spec has a mount for each, which says where.
+    pub image_volumes: Vec<ImageVolume>,
     /// The cgroup to start in; `None` stays in the caller's.
     pub cgroup: Option<CgroupJoin>,
     /// The compiled form of `spec.linux.seccomp`.
@@ -196,10 +198,11 @@ pub fn container(spec: &Spec, options: &ContainerOptions) -> Result<LaunchPlan> 
     process.oom_score_adj_required = options.require_oom_score_adj;
     process.personality = process::personality(&linux)?;
 
-    let mounts = mounts::mounts(
+    let mut mounts = mounts::mounts(
         spec.mounts().as_deref().unwrap_or_default(),
         linux.mount_label().as_deref(),
     )?;
+    mounts::place_images(&mut mounts, &options.image_volumes)?;
     let dev_is_foreign = mounts::binds_over(&mounts, Path::new("/dev"));
     Ok(LaunchPlan {
         cgroup: options.cgroup.clone(),

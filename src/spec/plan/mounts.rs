@@ -67,6 +67,8 @@ pub enum MountKind {
     },
     /// The container's view of its cgroups, whatever version the node has.
     Cgroup,
+    /// An image or a part of one, read-only.
+    Image(ImageVolume),
     /// New flags for what is already mounted there.
     Remount {
         /// `MS_*` flags.
@@ -74,6 +76,20 @@ pub enum MountKind {
         /// Options for the file system.
         data: String,
     },
+}
+
+/// An image that a container sees at some path besides its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ImageVolume {
+    /// Where: the destination of the spec's mount that stands for it.
+    pub destination: PathBuf,
+    /// What messages call the image.
+    pub image: String,
+    /// Layer directories, the topmost first. One alone is shown as it is, more are merged.
+    pub layers: Vec<PathBuf>,
+    /// The file or directory of the image that is shown; links in it are followed within the image. Empty means all.
+    pub sub_path: PathBuf,
 }
 
 /// One mount.
@@ -105,6 +121,24 @@ pub struct Mount {
 
 pub(super) fn mounts(list: &[OciMount], label: Option<&str>) -> Result<Vec<Mount>> {
     list.iter().map(|m| convert(m, label)).collect()
+}
+
+/// Puts the images in the place of the spec's mounts that stand for them.
+pub(super) fn place_images(mounts: &mut [Mount], volumes: &[ImageVolume]) -> Result<()> {
+    for volume in volumes {
+        let place = mounts
+            .iter_mut()
+            .find(|m| m.destination.components().eq(volume.destination.components()));
+        let Some(mount) = place else {
+            return Err(Error::invalid(format!(
+                "spec: mounts: nothing is mounted at {}, where image {} belongs",
+                volume.destination.display(),
+                volume.image
+            )));
+        };
+        mount.kind = MountKind::Image(volume.clone());
+    }
+    Ok(())
 }
 
 /// Whether a bind mount takes the place of `path`, so that its content is somebody else's.
