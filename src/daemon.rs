@@ -28,6 +28,7 @@ use crate::network::{BuiltinConfig, Network, NetworkConfig};
 use crate::pod::launcher::{self, Launcher};
 use crate::pod::{Parts, Runtime};
 use crate::state::Db;
+use crate::stats::Stats;
 use crate::telemetry;
 use crate::types::error::{Context, Error, Kind, Result};
 
@@ -64,10 +65,11 @@ pub async fn serve(config: Config) -> Result<()> {
         launcher: launcher.clone(),
     })?;
     runtime.recover().await?;
+    let stats = Stats::new(Arc::clone(&runtime), Arc::clone(&cgroups), Arc::clone(&network));
 
     let listener = bind(&config.socket()).await?;
     info!(socket = %config.socket().display(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
-    answer(listener, &runtime, &images).await?;
+    answer(listener, &runtime, &images, &stats).await?;
     network.shutdown().await;
     let _ = std::fs::remove_file(config.socket());
     launcher.stop().await;
@@ -92,12 +94,17 @@ fn supervisors_path(config: &Config) -> String {
     format!("{}/supervisors", config.cgroup.parent)
 }
 
-async fn answer(listener: UnixListener, runtime: &Arc<Runtime>, images: &Arc<ImageStore>) -> Result<()> {
+async fn answer(
+    listener: UnixListener,
+    runtime: &Arc<Runtime>,
+    images: &Arc<ImageStore>,
+    stats: &Arc<Stats>,
+) -> Result<()> {
     let (tell, told) = tokio::sync::watch::channel(false);
     let mut stop = told.clone();
     let server = Server::builder()
         .add_service(
-            RuntimeServiceServer::new(cri::runtime::Service::new(Arc::clone(runtime)))
+            RuntimeServiceServer::new(cri::runtime::Service::new(Arc::clone(runtime), Arc::clone(stats)))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(usize::MAX),
         )

@@ -24,6 +24,7 @@ pub mod pod;
 pub mod seccomp;
 pub mod spec;
 pub mod state;
+pub mod stats;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;

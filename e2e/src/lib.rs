@@ -17,6 +17,7 @@ pub mod logs;
 pub mod network;
 pub mod process;
 pub mod registry;
+pub mod streams;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

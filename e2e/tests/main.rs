@@ -22,3 +22,4 @@ mod pods;
 mod registries;
 mod restart;
 mod security;
+mod stats;

@@ -12,7 +12,7 @@ use super::devices::{self, Filter};
 use super::kill::{self, Freezer};
 use super::limit::Notes;
 use super::path::exec_name;
-use super::stats::Stats;
+use super::stats::{Detail, Stats};
 use super::v1::{self, Nodes};
 use super::{file, remove, v2};
 
@@ -201,6 +201,14 @@ impl Cgroup {
     /// # Errors
     /// `NotFound` if the cgroup is gone.
     pub fn stats(&self) -> Result<Stats> {
+        self.read(Detail::Full)
+    }
+
+    /// As [`Cgroup::stats`], with only as many files opened as `detail` takes.
+    ///
+    /// # Errors
+    /// `NotFound` if the cgroup is gone.
+    pub fn read(&self, detail: Detail) -> Result<Stats> {
         let (dir, _) = self.frozen_tree()?;
         if !dir.exists() {
             return Err(Error::not_found(format!(
@@ -209,8 +217,8 @@ impl Cgroup {
             )));
         }
         Ok(match &self.tree {
-            Tree::V1(nodes) => v1::stats::read_all(nodes),
-            Tree::V2(dir) => v2::stats::read_all(dir),
+            Tree::V1(nodes) => v1::stats::read_all(nodes, detail),
+            Tree::V2(dir) => v2::stats::read_all(dir, detail),
             Tree::Nowhere(e) => return Err(e.clone()),
         })
     }

@@ -36,6 +36,19 @@ pub(super) fn weight(shares: u64) -> u64 {
     }
 }
 
+/// The other way round: the largest number of shares whose [`weight`] this is.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "between 2 and 262144"
+)]
+pub(super) fn shares_of(weight: u64) -> u64 {
+    let exponent = (weight.clamp(1, 10_000) as f64).log10() + 7.0 / 34.0;
+    let log = (-125.0 + (125.0f64 * 125.0 + 4.0 * 612.0 * exponent).sqrt()) / 2.0;
+    ((log.exp2() + 1e-6) as u64).clamp(2, 262_144)
+}
+
 /// Version 1's block I/O weight (10 to 1000) as version 2's (1 to 10000), as runc does.
 pub(super) fn io_weight(weight: u16) -> u64 {
     1 + u64::from(weight.clamp(10, 1000) - 10) * 9999 / 990

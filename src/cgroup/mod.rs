@@ -28,7 +28,7 @@ pub use cgroups::{Cgroups, Driver};
 pub use group::Cgroup;
 pub use oom::oom_kills;
 pub use resources::{limits, resources};
-pub use stats::{Cpu, Hugetlb, Io, Memory, Pids, Pressure, Psi, Stats, Swap};
+pub use stats::{Cpu, Detail, Hugetlb, Io, Limits, Memory, Pids, Pressure, Psi, Stats, Swap};
 
 #[cfg(test)]
 mod tests;

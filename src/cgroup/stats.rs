@@ -5,6 +5,15 @@ use std::sync::OnceLock;
 
 use super::file;
 
+/// How much to read of a cgroup: every file costs some microseconds, and a node has thousands of cgroups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Detail {
+    /// What CRI's statistics have: usage, swap, counts, pressure.
+    Usage,
+    /// Everything: events, limits, block devices, huge pages.
+    Full,
+}
+
 /// Readings of one cgroup.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Stats {
@@ -26,6 +35,25 @@ pub struct Stats {
     pub memory_pressure: Option<Psi>,
     /// Of block devices.
     pub io_pressure: Option<Psi>,
+    /// Limits as the kernel has them.
+    pub limits: Limits,
+}
+
+/// Limits in force. All are 0 where there is none or the kernel does not say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// CFS period in microseconds.
+    pub cpu_period: u64,
+    /// CFS quota in microseconds.
+    pub cpu_quota: u64,
+    /// Relative CPU weight on the scale of version 1.
+    pub cpu_shares: u64,
+    /// Memory in bytes.
+    pub memory: u64,
+    /// Memory in bytes that the kernel tries to leave alone: version 1's soft limit, version 2's `memory.low`.
+    pub memory_reservation: u64,
+    /// Version 1: memory and swap together, in bytes; version 2: swap alone. What cAdvisor reports, too.
+    pub memory_swap: u64,
 }
 
 /// CPU time in nanoseconds since the cgroup was made.
@@ -58,6 +86,8 @@ pub struct Memory {
     pub cache: u64,
     /// Files mapped.
     pub mapped_file: u64,
+    /// Memory of the kernel on behalf of the cgroup.
+    pub kernel: u64,
     /// The most that was ever in use; 0 if the kernel does not say.
     pub max_usage: u64,
     /// Limit, if there is one.
@@ -68,6 +98,12 @@ pub struct Memory {
     pub page_faults: u64,
     /// Page faults that read from disk.
     pub major_page_faults: u64,
+    /// Page faults without those of cgroups below; version 2 does not tell them apart.
+    pub own_page_faults: u64,
+    /// The same of those that read from disk.
+    pub own_major_page_faults: u64,
+    /// Processes that the kernel killed for want of memory.
+    pub oom_kills: u64,
 }
 
 /// Swap in bytes.

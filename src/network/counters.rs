@@ -8,15 +8,16 @@ use crate::types::error::Context;
 use crate::types::{PodId, Result};
 
 impl Network {
-    /// Counters of all interfaces of `pod` but loopback. Blocks for a tenth of a millisecond.
+    /// Counters of all interfaces but loopback, for each of `pods` in turn. Blocks for some 20 microseconds for each.
     ///
     /// # Errors
-    /// The pod has no namespace.
-    pub fn counters(&self, pod: &PodId) -> Result<Vec<InterfaceCounters>> {
-        let table = netns::inside(&self.netns_path(pod), || {
-            fs::read_to_string("/proc/thread-self/net/dev")
-        })?;
-        Ok(parse(&table.context("read interface counters")?))
+    /// No thread can be started. Of a pod that has no namespace, or none any more, the result is an error of its own.
+    pub fn counters(&self, pods: &[PodId]) -> Result<Vec<Result<Vec<InterfaceCounters>>>> {
+        let paths: Vec<_> = pods.iter().map(|pod| self.netns_path(pod)).collect();
+        let tables = netns::visit(&paths, || fs::read_to_string("/proc/thread-self/net/dev"))?;
+        let read =
+            |table: Result<std::io::Result<String>>| Ok(parse(&table?.context("read interface counters")?));
+        Ok(tables.into_iter().map(read).collect())
     }
 }
 

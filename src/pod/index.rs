@@ -171,6 +171,11 @@ impl Index {
         })
     }
 
+    /// How many pods and containers there are, in any state.
+    pub fn size(&self) -> usize {
+        self.read(|t| t.pods.len() + t.containers.len())
+    }
+
     /// All pods, in any state.
     pub fn all_pods(&self) -> Vec<Arc<Pod>> {
         self.read(|t| t.pods.values().cloned().collect())

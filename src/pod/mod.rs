@@ -27,7 +27,6 @@ pub mod sandbox;
 pub mod shm;
 pub mod start;
 pub mod stop;
-pub mod usage;
 
 use std::sync::Arc;
 
@@ -72,7 +71,6 @@ pub struct Runtime {
     index: Index,
     pod_operations: Operations<(Realm, PodMetadata), PodConfig, PodId>,
     container_operations: Operations<(PodId, ContainerMetadata), ContainerConfig, ContainerId>,
-    cpu_samples: usage::CpuSamples,
     execs: exec::Execs,
 }
 
@@ -90,7 +88,6 @@ impl Runtime {
             index: Index::default(),
             pod_operations: Operations::default(),
             container_operations: Operations::default(),
-            cpu_samples: usage::CpuSamples::default(),
             execs: exec::Execs::default(),
         }))
     }

@@ -93,7 +93,7 @@ pub fn log_path(log_directory: &str, log_path: &str) -> Option<PathBuf> {
 
 impl super::Runtime {
     /// The parent of a pod's container cgroups: what the client named, or one of husk's own.
-    pub(super) fn cgroup_parent(&self, pod: &super::sandbox::Pod) -> String {
+    pub fn cgroup_parent(&self, pod: &super::sandbox::Pod) -> String {
         if pod.config.cgroup_parent.is_empty() {
             self.parts
                 .cgroups

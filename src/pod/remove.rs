@@ -44,7 +44,6 @@ impl Runtime {
         }
         self.remove_cgroup(container).await;
         self.parts.images.release(container.id().as_str());
-        self.cpu_samples.forget(container.id());
         let layer = self.paths.container(container.id());
         let run = self.paths.container_run(&container.facts.pod, container.id());
         self.discard(layer, container.id().as_str()).await?;

@@ -4,6 +4,7 @@
 
 mod fixture;
 mod layout;
+mod readings;
 mod unified;
 mod v1;
 mod v1_processes;

@@ -3,28 +3,42 @@
 use std::path::Path;
 
 use super::super::controller::Controller;
-use super::super::file::{number, pairs, read};
-use super::super::stats::{Cpu, Hugetlb, Memory, Pids, Stats, Swap, device, limit, page_sizes};
+use super::super::file::{number, pairs, read, value_of};
+use super::super::stats::{Cpu, Detail, Hugetlb, Limits, Memory, Stats, Swap, device, limit, page_sizes};
 use super::Nodes;
 
-/// Reads what there is.
-pub(in crate::cgroup) fn read_all(nodes: &Nodes) -> Stats {
+/// Reads what there is, up to `detail`.
+pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
     let mut stats = Stats::default();
+    let full = detail == Detail::Full;
     if let Some(dir) = nodes.dir(Controller::Cpuacct) {
-        usage(dir, &mut stats.cpu);
-    }
-    if let Some(dir) = nodes.dir(Controller::Cpu) {
-        throttling(dir, &mut stats.cpu);
+        stats.cpu.usage_nanos = number(dir, "cpuacct.usage").unwrap_or(0);
+        if full {
+            stats.cpu.user_nanos = number(dir, "cpuacct.usage_user").unwrap_or(0);
+            stats.cpu.system_nanos = number(dir, "cpuacct.usage_sys").unwrap_or(0);
+        }
     }
     if let Some(dir) = nodes.dir(Controller::Memory) {
         (stats.memory, stats.swap) = memory(dir);
+        if full {
+            memory_events(dir, &mut stats.memory);
+            memory_limits(dir, &mut stats.limits);
+        }
     }
     if let Some(dir) = nodes.dir(Controller::Pids) {
-        let limit = number(dir, "pids.max").and_then(limit);
-        stats.pids = Pids {
-            current: number(dir, "pids.current").unwrap_or(0),
-            limit,
-        };
+        stats.pids.current = number(dir, "pids.current").unwrap_or(0);
+        if full {
+            stats.pids.limit = number(dir, "pids.max").and_then(limit);
+        }
+    }
+    if !full {
+        return stats;
+    }
+    if let Some(dir) = nodes.dir(Controller::Cpu) {
+        throttling(dir, &mut stats.cpu);
+        stats.limits.cpu_period = number(dir, "cpu.cfs_period_us").unwrap_or(0);
+        stats.limits.cpu_quota = number(dir, "cpu.cfs_quota_us").unwrap_or(0);
+        stats.limits.cpu_shares = number(dir, "cpu.shares").unwrap_or(0);
     }
     if let Some(dir) = nodes.dir(Controller::Blkio) {
         io(dir, &mut stats);
@@ -33,12 +47,6 @@ pub(in crate::cgroup) fn read_all(nodes: &Nodes) -> Stats {
         stats.hugetlb = hugetlb(dir);
     }
     stats
-}
-
-fn usage(dir: &Path, cpu: &mut Cpu) {
-    cpu.usage_nanos = number(dir, "cpuacct.usage").unwrap_or(0);
-    cpu.user_nanos = number(dir, "cpuacct.usage_user").unwrap_or(0);
-    cpu.system_nanos = number(dir, "cpuacct.usage_sys").unwrap_or(0);
 }
 
 fn throttling(dir: &Path, cpu: &mut Cpu) {
@@ -50,18 +58,13 @@ fn throttling(dir: &Path, cpu: &mut Cpu) {
     });
 }
 
+/// Memory and swap from as few files as it takes: the limits are in `memory.stat`, too, those of parents counted in.
 pub(super) fn memory(dir: &Path) -> (Memory, Option<Swap>) {
-    let usage = number(dir, "memory.usage_in_bytes").unwrap_or(0);
-    let own_limit = number(dir, "memory.limit_in_bytes").and_then(limit);
-    let failures = |file| number(dir, file).unwrap_or(0);
     let mut memory = Memory {
-        usage,
-        max_usage: number(dir, "memory.max_usage_in_bytes").unwrap_or(0),
-        limit: own_limit,
-        limit_hits: failures("memory.failcnt") + failures("memory.memsw.failcnt"),
+        usage: number(dir, "memory.usage_in_bytes").unwrap_or(0),
         ..Memory::default()
     };
-    let (mut inactive_file, mut swapped) = (0, None);
+    let (mut inactive_file, mut swapped, mut both) = (0, None, None);
     // The totals include cgroups that the container made for itself.
     pairs(dir, "memory.stat", |key, value| match key {
         "total_rss" => memory.rss = value,
@@ -70,19 +73,35 @@ pub(super) fn memory(dir: &Path) -> (Memory, Option<Swap>) {
         "total_inactive_file" => inactive_file = value,
         "total_pgfault" => memory.page_faults = value,
         "total_pgmajfault" => memory.major_page_faults = value,
+        "pgfault" => memory.own_page_faults = value,
+        "pgmajfault" => memory.own_major_page_faults = value,
         "total_swap" => swapped = Some(value),
+        "hierarchical_memory_limit" => memory.limit = limit(value),
+        "hierarchical_memsw_limit" => both = limit(value),
         _ => {}
     });
-    memory.working_set = usage.saturating_sub(inactive_file);
-    let both = number(dir, "memory.memsw.limit_in_bytes").and_then(limit);
-    let swap_limit = both.zip(own_limit).map(|(both, own)| both.saturating_sub(own));
-    (
-        memory,
-        swapped.map(|usage| Swap {
-            usage,
-            limit: swap_limit,
-        }),
-    )
+    memory.working_set = memory.usage.saturating_sub(inactive_file);
+    let swap_limit = both.zip(memory.limit).map(|(both, own)| both.saturating_sub(own));
+    let swap = swapped.map(|usage| Swap {
+        usage,
+        limit: swap_limit,
+    });
+    (memory, swap)
+}
+
+fn memory_events(dir: &Path, memory: &mut Memory) {
+    let count = |file| number(dir, file).unwrap_or(0);
+    memory.max_usage = count("memory.max_usage_in_bytes");
+    memory.limit_hits = count("memory.failcnt") + count("memory.memsw.failcnt");
+    memory.kernel = count("memory.kmem.usage_in_bytes");
+    memory.oom_kills = value_of(dir, "memory.oom_control", "oom_kill").unwrap_or(0);
+}
+
+fn memory_limits(dir: &Path, limits: &mut Limits) {
+    let bytes = |file| number(dir, file).and_then(limit).unwrap_or(0);
+    limits.memory = bytes("memory.limit_in_bytes");
+    limits.memory_reservation = bytes("memory.soft_limit_in_bytes");
+    limits.memory_swap = bytes("memory.memsw.limit_in_bytes");
 }
 
 fn io(dir: &Path, stats: &mut Stats) {

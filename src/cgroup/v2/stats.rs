@@ -3,11 +3,14 @@
 use std::path::Path;
 
 use super::super::file::{number, pairs, read, value_of};
-use super::super::stats::{Cpu, Hugetlb, Io, Memory, Pids, Stats, Swap, device, limit, page_sizes, pressure};
+use super::super::limit::shares_of;
+use super::super::stats::{
+    Cpu, Detail, Hugetlb, Io, Limits, Memory, Pids, Stats, Swap, device, limit, page_sizes, pressure,
+};
 
-/// Reads what there is.
-pub(in crate::cgroup) fn read_all(dir: &Path) -> Stats {
-    Stats {
+/// Reads what there is, up to `detail`.
+pub(in crate::cgroup) fn read_all(dir: &Path, detail: Detail) -> Stats {
+    let mut stats = Stats {
         cpu: cpu(dir),
         memory: memory(dir),
         swap: number(dir, "memory.swap.current").map(|usage| Swap {
@@ -16,14 +19,21 @@ pub(in crate::cgroup) fn read_all(dir: &Path) -> Stats {
         }),
         pids: Pids {
             current: number(dir, "pids.current").unwrap_or(0),
-            limit: number(dir, "pids.max").and_then(limit),
+            limit: None,
         },
-        io: io(dir),
-        hugetlb: hugetlb(dir),
         cpu_pressure: pressure(dir, "cpu.pressure"),
         memory_pressure: pressure(dir, "memory.pressure"),
         io_pressure: pressure(dir, "io.pressure"),
+        ..Stats::default()
+    };
+    if detail == Detail::Full {
+        memory_events(dir, &mut stats.memory);
+        stats.pids.limit = number(dir, "pids.max").and_then(limit);
+        stats.io = io(dir);
+        stats.hugetlb = hugetlb(dir);
+        stats.limits = limits(dir, &stats);
     }
+    stats
 }
 
 fn cpu(dir: &Path) -> Cpu {
@@ -44,9 +54,7 @@ pub(super) fn memory(dir: &Path) -> Memory {
     let usage = number(dir, "memory.current").unwrap_or(0);
     let mut memory = Memory {
         usage,
-        max_usage: number(dir, "memory.peak").unwrap_or(0),
         limit: number(dir, "memory.max").and_then(limit),
-        limit_hits: value_of(dir, "memory.events", "max").unwrap_or(0),
         ..Memory::default()
     };
     let mut inactive_file = 0;
@@ -54,13 +62,41 @@ pub(super) fn memory(dir: &Path) -> Memory {
         "anon" => memory.rss = value,
         "file" => memory.cache = value,
         "file_mapped" => memory.mapped_file = value,
+        "kernel" => memory.kernel = value,
         "inactive_file" => inactive_file = value,
         "pgfault" => memory.page_faults = value,
         "pgmajfault" => memory.major_page_faults = value,
         _ => {}
     });
     memory.working_set = usage.saturating_sub(inactive_file);
+    memory.own_page_faults = memory.page_faults;
+    memory.own_major_page_faults = memory.major_page_faults;
     memory
+}
+
+fn memory_events(dir: &Path, memory: &mut Memory) {
+    memory.max_usage = number(dir, "memory.peak").unwrap_or(0);
+    pairs(dir, "memory.events", |key, value| match key {
+        "max" => memory.limit_hits = value,
+        "oom_kill" => memory.oom_kills = value,
+        _ => {}
+    });
+}
+
+fn limits(dir: &Path, stats: &Stats) -> Limits {
+    let bytes = |file| number(dir, file).and_then(limit).unwrap_or(0);
+    let (quota, period) = read(dir, "cpu.max").map_or((0, 0), |text| {
+        let mut words = text.split_whitespace().map(|w| w.parse().unwrap_or(0));
+        (words.next().unwrap_or(0), words.next().unwrap_or(0))
+    });
+    Limits {
+        cpu_period: period,
+        cpu_quota: quota,
+        cpu_shares: number(dir, "cpu.weight").map_or(0, shares_of),
+        memory: stats.memory.limit.unwrap_or(0),
+        memory_reservation: bytes("memory.low"),
+        memory_swap: stats.swap.as_ref().and_then(|s| s.limit).unwrap_or(0),
+    }
 }
 
 fn io(dir: &Path) -> Vec<Io> {

@@ -6,6 +6,7 @@ pub mod pod;
 pub mod resources;
 pub mod security;
 pub mod signal;
+pub mod stats;
 
 use std::collections::{BTreeMap, HashMap};
 

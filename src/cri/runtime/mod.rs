@@ -6,6 +6,7 @@ mod create_container;
 mod exec_sync;
 mod list_containers;
 mod list_pod_sandbox;
+mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod run_pod_sandbox;
 mod runtime_config;
@@ -17,10 +18,12 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
+use crate::cri::chunks::Chunks;
 use crate::cri::proto as p;
 use crate::cri::proto::runtime_service_server::RuntimeService;
 use crate::cri::status::unimplemented;
 use crate::pod::Runtime;
+use crate::stats::Stats;
 
 use super::{API_VERSION, RUNTIME_NAME, answer};
 
@@ -28,12 +31,13 @@ use super::{API_VERSION, RUNTIME_NAME, answer};
 #[derive(Clone)]
 pub struct Service {
     runtime: Arc<Runtime>,
+    stats: Arc<Stats>,
 }
 
 impl Service {
-    /// Serves `runtime`.
-    pub fn new(runtime: Arc<Runtime>) -> Self {
-        Self { runtime }
+    /// Serves `runtime`, with statistics from `stats`.
+    pub fn new(runtime: Arc<Runtime>, stats: Arc<Stats>) -> Self {
+        Self { runtime, stats }
     }
 }
 
@@ -189,7 +193,7 @@ impl RuntimeService for Service {
     async fn container_stats(&self, r: Request<p::ContainerStatsRequest>) -> Rpc<p::ContainerStatsResponse> {
         answer(
             "ContainerStats",
-            container_stats::one(&self.runtime, r.into_inner()),
+            container_stats::one(&self.stats, r.into_inner()),
         )
         .await
     }
@@ -200,7 +204,7 @@ impl RuntimeService for Service {
     ) -> Rpc<p::ListContainerStatsResponse> {
         answer(
             "ListContainerStats",
-            container_stats::list(&self.runtime, r.into_inner()),
+            container_stats::list(&self.stats, r.into_inner()),
         )
         .await
     }
@@ -249,34 +253,48 @@ impl RuntimeService for Service {
         Err(unimplemented("PortForward"))
     }
 
-    type StreamContainerStatsStream = Stream<p::StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = Chunks<p::StreamContainerStatsResponse>;
     async fn stream_container_stats(
         &self,
-        _: Request<p::StreamContainerStatsRequest>,
+        r: Request<p::StreamContainerStatsRequest>,
     ) -> Rpc<Self::StreamContainerStatsStream> {
-        Err(unimplemented("StreamContainerStats"))
+        Ok(Response::new(container_stats::stream(
+            &self.stats,
+            r.into_inner(),
+        )))
     }
 
     async fn pod_sandbox_stats(
         &self,
-        _: Request<p::PodSandboxStatsRequest>,
+        r: Request<p::PodSandboxStatsRequest>,
     ) -> Rpc<p::PodSandboxStatsResponse> {
-        Err(unimplemented("PodSandboxStats"))
+        answer(
+            "PodSandboxStats",
+            pod_sandbox_stats::one(&self.stats, r.into_inner()),
+        )
+        .await
     }
 
     async fn list_pod_sandbox_stats(
         &self,
-        _: Request<p::ListPodSandboxStatsRequest>,
+        r: Request<p::ListPodSandboxStatsRequest>,
     ) -> Rpc<p::ListPodSandboxStatsResponse> {
-        Err(unimplemented("ListPodSandboxStats"))
+        answer(
+            "ListPodSandboxStats",
+            pod_sandbox_stats::list(&self.stats, r.into_inner()),
+        )
+        .await
     }
 
-    type StreamPodSandboxStatsStream = Stream<p::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = Chunks<p::StreamPodSandboxStatsResponse>;
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<p::StreamPodSandboxStatsRequest>,
+        r: Request<p::StreamPodSandboxStatsRequest>,
     ) -> Rpc<Self::StreamPodSandboxStatsStream> {
-        Err(unimplemented("StreamPodSandboxStats"))
+        Ok(Response::new(pod_sandbox_stats::stream(
+            &self.stats,
+            r.into_inner(),
+        )))
     }
 
     async fn checkpoint_container(

@@ -12,7 +12,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -94,6 +94,30 @@ pub fn inside_fd<T: Send>(netns: BorrowedFd<'_>, task: impl FnOnce() -> T + Send
         visitor
             .join()
             .unwrap_or_else(|_| Err(Error::internal("the thread within a network namespace died")))
+    })
+}
+
+/// Runs `task` within one namespace after the other, on a single thread made for it: entering costs microseconds, a
+/// thread costs a tenth of a millisecond. One result for each path.
+///
+/// # Errors
+/// The thread cannot be started. That a namespace is gone is the result for its path.
+pub fn visit<T: Send>(paths: &[PathBuf], task: impl Fn() -> T + Send + Sync) -> Result<Vec<Result<T>>> {
+    let visit_one = |path: &PathBuf| {
+        let netns = File::open(path).with_context(|| format!("open network namespace {}", path.display()))?;
+        setns(netns.as_fd(), CloneFlags::CLONE_NEWNET)
+            .with_context(|| format!("enter network namespace {}", path.display()))?;
+        Ok(task())
+    };
+    thread::scope(|scope| {
+        let visitor = thread::Builder::new()
+            .name("husk-netns".into())
+            .stack_size(STACK)
+            .spawn_scoped(scope, || paths.iter().map(visit_one).collect())
+            .context("start a thread to visit network namespaces")?;
+        visitor
+            .join()
+            .map_err(|_| Error::internal("the thread that visits network namespaces died"))
     })
 }
 

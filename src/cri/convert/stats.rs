@@ -1,0 +1,148 @@
+//! Statistics.
+
+use crate::cgroup::{Psi, Stats as CgroupStats};
+use crate::cri::proto as p;
+use crate::network::InterfaceCounters;
+use crate::stats::{ContainerSample, InterfaceReading, PodSample, Reading};
+
+use super::{container, pod, to_map};
+
+/// Statistics of a container; those of its cgroup are left out if it is not running. `layers` is the file system of the
+/// writable layers.
+pub fn container(sample: &ContainerSample, layers: &str) -> p::ContainerStats {
+    let facts = &sample.container.facts;
+    let reading = sample.reading.as_deref();
+    p::ContainerStats {
+        attributes: Some(p::ContainerAttributes {
+            id: facts.id.to_string(),
+            metadata: Some(container::metadata(&facts.config.metadata)),
+            labels: to_map(&facts.config.labels),
+            annotations: to_map(&facts.config.annotations),
+        }),
+        cpu: reading.map(cpu),
+        memory: reading.map(memory),
+        writable_layer: sample.layer.map(|layer| p::FilesystemUsage {
+            timestamp: layer.at,
+            fs_id: Some(p::FilesystemIdentifier {
+                mountpoint: layers.to_owned(),
+            }),
+            used_bytes: value(layer.bytes),
+            inodes_used: value(layer.inodes),
+        }),
+        swap: reading.and_then(swap),
+        io: reading.and_then(io),
+    }
+}
+
+/// Statistics of a pod with its running containers.
+pub fn pod(sample: &PodSample, layers: &str) -> p::PodSandboxStats {
+    let reading = sample.reading.as_deref();
+    let pod = &sample.pod;
+    p::PodSandboxStats {
+        attributes: Some(p::PodSandboxAttributes {
+            id: pod.id.to_string(),
+            metadata: Some(pod::metadata(&pod.config.metadata)),
+            labels: to_map(&pod.config.labels),
+            annotations: to_map(&pod.config.annotations),
+        }),
+        linux: Some(p::LinuxPodSandboxStats {
+            cpu: reading.map(cpu),
+            memory: reading.map(memory),
+            network: sample.interfaces.as_deref().map(network),
+            process: reading.map(|r| p::ProcessUsage {
+                timestamp: r.at,
+                process_count: value(r.processes.count),
+            }),
+            containers: sample.containers.iter().map(|c| container(c, layers)).collect(),
+            io: reading.and_then(io),
+        }),
+        windows: None,
+    }
+}
+
+fn value(value: u64) -> Option<p::UInt64Value> {
+    Some(p::UInt64Value { value })
+}
+
+fn cpu(reading: &Reading) -> p::CpuUsage {
+    p::CpuUsage {
+        timestamp: reading.at,
+        usage_core_nano_seconds: value(reading.cgroup.cpu.usage_nanos),
+        usage_nano_cores: reading.cpu_nano_cores.and_then(value),
+        psi: reading.cgroup.cpu_pressure.as_ref().map(psi),
+    }
+}
+
+fn memory(reading: &Reading) -> p::MemoryUsage {
+    let CgroupStats {
+        memory,
+        memory_pressure,
+        ..
+    } = &reading.cgroup;
+    p::MemoryUsage {
+        timestamp: reading.at,
+        working_set_bytes: value(memory.working_set),
+        available_bytes: memory
+            .limit
+            .and_then(|l| value(l.saturating_sub(memory.working_set))),
+        usage_bytes: value(memory.usage),
+        rss_bytes: value(memory.rss),
+        page_faults: value(memory.page_faults),
+        major_page_faults: value(memory.major_page_faults),
+        psi: memory_pressure.as_ref().map(psi),
+    }
+}
+
+fn swap(reading: &Reading) -> Option<p::SwapUsage> {
+    let swap = reading.cgroup.swap.as_ref()?;
+    Some(p::SwapUsage {
+        timestamp: reading.at,
+        swap_available_bytes: swap.limit.and_then(|l| value(l.saturating_sub(swap.usage))),
+        swap_usage_bytes: value(swap.usage),
+    })
+}
+
+/// CRI has pressure here and nothing else.
+fn io(reading: &Reading) -> Option<p::IoUsage> {
+    let pressure = reading.cgroup.io_pressure.as_ref()?;
+    Some(p::IoUsage {
+        timestamp: reading.at,
+        psi: Some(psi(pressure)),
+    })
+}
+
+/// The kernel counts microseconds, CRI nanoseconds.
+fn psi(psi: &Psi) -> p::PsiStats {
+    let data = |p: &crate::cgroup::Pressure| {
+        Some(p::PsiData {
+            total: p.total.saturating_mul(1000),
+            avg10: p.avg10,
+            avg60: p.avg60,
+            avg300: p.avg300,
+        })
+    };
+    p::PsiStats {
+        full: data(&psi.full),
+        some: data(&psi.some),
+    }
+}
+
+/// kubelet shows the default interface as the pod's; the plugins name it `eth0` because husk asks them to.
+fn network(reading: &InterfaceReading) -> p::NetworkUsage {
+    let is_default = |c: &InterfaceCounters| c.name == "eth0";
+    p::NetworkUsage {
+        timestamp: reading.at,
+        default_interface: reading.counters.iter().find(|c| is_default(c)).map(interface),
+        interfaces: reading.counters.iter().map(interface).collect(),
+    }
+}
+
+fn interface(c: &InterfaceCounters) -> p::NetworkInterfaceUsage {
+    p::NetworkInterfaceUsage {
+        name: c.name.clone(),
+        rx_bytes: value(c.rx_bytes),
+        rx_errors: value(c.rx_errors),
+        tx_bytes: value(c.tx_bytes),
+        tx_errors: value(c.tx_errors),
+    }
+}
