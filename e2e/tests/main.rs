@@ -15,6 +15,7 @@ mod images;
 mod layers;
 mod limits;
 mod logs;
+mod metrics;
 mod mounts;
 mod namespaces;
 mod network;

@@ -10,6 +10,7 @@
 mod device;
 mod interfaces;
 mod layer;
+pub mod metrics;
 
 mod processes;
 mod sampler;

@@ -3,7 +3,10 @@
 use crate::cgroup::{Psi, Stats as CgroupStats};
 use crate::cri::proto as p;
 use crate::network::InterfaceCounters;
-use crate::stats::{ContainerSample, InterfaceReading, PodSample, Reading};
+use crate::pod::Runtime;
+use crate::pod::sandbox::Pod;
+use crate::stats::metrics::{self, BASE_LABELS, Family, Kind};
+use crate::stats::{ContainerSample, FileSystem, InterfaceReading, PodSample, Reading};
 
 use super::{container, pod, to_map};
 
@@ -144,5 +147,84 @@ fn interface(c: &InterfaceCounters) -> p::NetworkInterfaceUsage {
         rx_errors: value(c.rx_errors),
         tx_bytes: value(c.tx_bytes),
         tx_errors: value(c.tx_errors),
+    }
+}
+
+/// What a family of metrics is called and labelled.
+pub fn descriptor(family: &Family) -> p::MetricDescriptor {
+    let labels = BASE_LABELS.iter().chain(family.labels);
+    p::MetricDescriptor {
+        name: family.name.into(),
+        help: family.help.into(),
+        label_keys: labels.map(|l| (*l).to_owned()).collect(),
+    }
+}
+
+/// All metrics of a pod and its running containers.
+pub fn metrics(runtime: &Runtime, sample: &PodSample, file_system: &FileSystem) -> p::PodSandboxMetrics {
+    let base = metrics::pod_labels(runtime, &sample.pod);
+    let at = sample.interfaces.as_ref().map_or(0, |i| i.at);
+    let mut own = Vec::new();
+    for family in metrics::available(runtime.host()) {
+        family.of_pod(sample, &mut |labels, value| {
+            own.push(metric(family, &base, labels, at, value))
+        });
+    }
+    let of_container = |sample: &ContainerSample, pod: &Pod| {
+        let base = metrics::container_labels(pod, &sample.container);
+        let at = sample.reading.as_ref().map_or(0, |r| r.at);
+        let mut found = Vec::new();
+        for family in metrics::available(runtime.host()) {
+            family.of_container(sample, file_system, &mut |labels, value| {
+                found.push(metric(family, &base, labels, at, value));
+            });
+        }
+        p::ContainerMetrics {
+            container_id: sample.container.id().to_string(),
+            metrics: found,
+        }
+    };
+    p::PodSandboxMetrics {
+        pod_sandbox_id: sample.pod.id.to_string(),
+        metrics: own,
+        container_metrics: sample
+            .containers
+            .iter()
+            .map(|c| of_container(c, &sample.pod))
+            .collect(),
+    }
+}
+
+fn metric(family: &Family, base: &[String; 6], labels: &[&str], timestamp: i64, value: f64) -> p::Metric {
+    let labels = labels.iter().map(|l| (*l).to_owned());
+    p::Metric {
+        name: family.name.into(),
+        timestamp,
+        metric_type: match family.kind {
+            Kind::Counter => p::MetricType::Counter.into(),
+            Kind::Gauge => p::MetricType::Gauge.into(),
+        },
+        label_values: base.iter().cloned().chain(labels).collect(),
+        value: self::value(whole(value)),
+    }
+}
+
+/// CRI carries whole numbers only: seconds lose their fraction, and -1 for "unlimited" is the largest number.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "that is what the field can hold"
+)]
+fn whole(value: f64) -> u64 {
+    if value < 0.0 { u64::MAX } else { value as u64 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fractions_are_cut_and_unlimited_is_the_largest() {
+        assert_eq!((whole(1.9), whole(0.0), whole(-1.0)), (1, 0, u64::MAX));
     }
 }

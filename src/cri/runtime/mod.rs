@@ -6,6 +6,7 @@ mod create_container;
 mod exec_sync;
 mod list_containers;
 mod list_pod_sandbox;
+mod pod_sandbox_metrics;
 mod pod_sandbox_stats;
 mod pod_sandbox_status;
 mod run_pod_sandbox;
@@ -316,22 +317,25 @@ impl RuntimeService for Service {
         &self,
         _: Request<p::ListMetricDescriptorsRequest>,
     ) -> Rpc<p::ListMetricDescriptorsResponse> {
-        Err(unimplemented("ListMetricDescriptors"))
+        answer("ListMetricDescriptors", async {
+            Ok(pod_sandbox_metrics::descriptors(&self.stats))
+        })
+        .await
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<p::ListPodSandboxMetricsRequest>,
     ) -> Rpc<p::ListPodSandboxMetricsResponse> {
-        Err(unimplemented("ListPodSandboxMetrics"))
+        answer("ListPodSandboxMetrics", pod_sandbox_metrics::list(&self.stats)).await
     }
 
-    type StreamPodSandboxMetricsStream = Stream<p::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = Chunks<p::StreamPodSandboxMetricsResponse>;
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<p::StreamPodSandboxMetricsRequest>,
     ) -> Rpc<Self::StreamPodSandboxMetricsStream> {
-        Err(unimplemented("StreamPodSandboxMetrics"))
+        Ok(Response::new(pod_sandbox_metrics::stream(&self.stats)))
     }
 
     async fn update_pod_sandbox_resources(
