@@ -90,7 +90,7 @@ async fn what_a_container_uses_shows_and_the_rate_comes_with_the_second_sample()
         let attributes = first.attributes.clone().context("no attributes")?;
         ensure!(attributes.id == id && attributes.metadata.is_some_and(|m| m.name == "main"));
         ensure!(attributes.labels == labels(&[("io.kubernetes.container.name", "main")]));
-        let memory = first.memory.clone().context("no memory")?;
+        let memory = first.memory.context("no memory")?;
         let held = 8 << 20;
         ensure!(number(memory.rss_bytes.as_ref()) >= held, "{memory:?}");
         ensure!(number(memory.usage_bytes.as_ref()) >= number(memory.working_set_bytes.as_ref()));
@@ -107,7 +107,7 @@ async fn what_a_container_uses_shows_and_the_rate_comes_with_the_second_sample()
 
         let second = eventually("a second sample", async || {
             let stats = container_stats(&husk.cri, &id).await?;
-            let cpu = stats.cpu.clone().context("no cpu")?;
+            let cpu = stats.cpu.context("no cpu")?;
             Ok((cpu.timestamp > first.cpu.as_ref().map_or(0, |c| c.timestamp)).then_some(cpu))
         })
         .await?;

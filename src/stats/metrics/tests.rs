@@ -7,7 +7,7 @@ use super::*;
 use crate::cgroup::{Hugetlb, Io, Psi, Stats as CgroupStats, Swap};
 use crate::pod::container::{ContainerFacts, ContainerStatus};
 use crate::stats::{InterfaceReading, Processes};
-use crate::types::{ContainerConfig, ContainerId, Digest, PodConfig, PodId, Realm};
+use crate::types::{ContainerId, Digest, PodConfig, PodId, Realm};
 
 fn sample() -> ContainerSample {
     let mut cgroup = CgroupStats {
@@ -24,20 +24,22 @@ fn sample() -> ContainerSample {
     };
     cgroup.limits.cpu_quota = 20_000;
     cgroup.cpu.usage_nanos = 1_500_000_000;
-    let facts = ContainerFacts {
-        id: ContainerId::random(),
-        pod: PodId::random(),
-        config: ContainerConfig::default(),
-        created_at: 0,
-        image_id: Digest::sha256(b"image"),
-        image_ref: String::new(),
-        log_path: "/log".into(),
-        stop_signal: 15,
-        cgroup_path: "/pod/c".into(),
-        uid: 0,
-        gid: 0,
-        groups: Vec::new(),
-    };
+    // As the database has it: fields that come later have a default there.
+    let facts: ContainerFacts = serde_json::from_value(serde_json::json!({
+        "id": ContainerId::random(),
+        "pod": PodId::random(),
+        "config": {},
+        "created_at": 0,
+        "image_id": Digest::sha256(b"image"),
+        "image_ref": "",
+        "log_path": "/log",
+        "stop_signal": 15,
+        "cgroup_path": "/pod/c",
+        "uid": 0,
+        "gid": 0,
+        "groups": [],
+    }))
+    .unwrap();
     ContainerSample {
         container: Container::new(facts, ContainerStatus::default()),
         reading: Some(Arc::new(Reading {
