@@ -7,7 +7,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
 
     let cri = protox::compile([root.join("cri/v1.proto")], [root])?;
-    tonic_prost_build::configure().bytes(".").compile_fds(cri)?;
+    let mut config = tonic_prost_build::configure().bytes(".");
+    // The lists that kubelet asks for every second are sent as bytes that were encoded before.
+    for list in [
+        "ListPodSandboxResponse",
+        "StreamPodSandboxesResponse",
+        "ListContainersResponse",
+        "StreamContainersResponse",
+    ] {
+        config = config.extern_path(format!(".runtime.v1.{list}"), "crate::cri::list::Items");
+    }
+    config.compile_fds(cri)?;
 
     let api = protox::compile([root.join("husk/v1/husk.proto")], [root])?;
     tonic_prost_build::configure().compile_fds(api)?;

@@ -119,7 +119,11 @@ async fn answer(
     tokio::pin!(server);
     tokio::select! {
         ended = &mut server => return ended.context("serve gRPC"),
-        () = told_to_stop() => tell.send_replace(true),
+        () = told_to_stop() => {
+            // Streams of events have no end of their own; to kubelet a broken one is a failure.
+            runtime.events().close();
+            tell.send_replace(true)
+        }
     };
     // Clients such as an open image pull may hold their connection for long.
     match tokio::time::timeout(DRAIN, server).await {

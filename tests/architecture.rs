@@ -356,7 +356,8 @@ fn generated_types_stay_in_the_fronts_and_on_the_wire() {
         if !source.is_within(&["cri", "api", "cli"]) && (named || source.code.contains("include_proto!")) {
             breaches.push(format!("{} names generated types of an API", source.name()));
         }
-        if !source.is_within(&["supervisor/wire"]) && names_crate(&source.code, "prost") {
+        // The supervisor's wire is written by hand, and lists are sent as bytes that were encoded before.
+        if !source.is_within(&["supervisor/wire", "cri/list"]) && names_crate(&source.code, "prost") {
             breaches.push(format!("{} names prost", source.name()));
         }
     }

@@ -11,6 +11,8 @@ use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Status};
 
+use crate::own;
+
 /// The largest message kubelet takes.
 pub const KUBELET_MESSAGE_LIMIT: usize = 16 << 20;
 
@@ -55,6 +57,18 @@ impl Cri {
     /// The image service, with kubelet's message limit.
     pub fn images(&self) -> ImageServiceClient<Channel> {
         ImageServiceClient::new(self.channel.clone()).max_decoding_message_size(KUBELET_MESSAGE_LIMIT)
+    }
+
+    /// The runtime service as of husk's own copy of CRI, for the calls that the independent client lacks.
+    pub fn own_runtime(&self) -> own::runtime_service_client::RuntimeServiceClient<Channel> {
+        own::runtime_service_client::RuntimeServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(KUBELET_MESSAGE_LIMIT)
+    }
+
+    /// The image service as of husk's own copy of CRI, for the calls that the independent client lacks.
+    pub fn own_images(&self) -> own::image_service_client::ImageServiceClient<Channel> {
+        own::image_service_client::ImageServiceClient::new(self.channel.clone())
+            .max_decoding_message_size(KUBELET_MESSAGE_LIMIT)
     }
 
     /// PullImage without credentials; returns the image id.

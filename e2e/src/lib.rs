@@ -15,6 +15,7 @@ pub mod image;
 pub mod late;
 pub mod logs;
 pub mod network;
+pub mod own;
 pub mod process;
 pub mod registry;
 pub mod streams;

@@ -58,7 +58,7 @@ impl Client {
             .list_containers(p::ListContainersRequest::default())
             .await
             .map_err(plain)?;
-        Ok(list.into_inner().containers)
+        Ok(list.into_inner().decode()?)
     }
 
     /// All pods.
@@ -68,7 +68,7 @@ impl Client {
             .list_pod_sandbox(p::ListPodSandboxRequest::default())
             .await
             .map_err(plain)?;
-        Ok(list.into_inner().items)
+        Ok(list.into_inner().decode()?)
     }
 
     /// The container that `name` means: an id, a unique prefix of one, or a unique container name.

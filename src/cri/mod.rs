@@ -3,6 +3,7 @@
 mod chunks;
 pub mod convert;
 pub mod image;
+pub mod list;
 pub mod proto;
 pub mod runtime;
 pub mod status;
@@ -51,6 +52,7 @@ async fn answer<T>(call: &'static str, work: impl Future<Output = Result<T>>) ->
 
 fn is_read(call: &str) -> bool {
     call.starts_with("List")
+        || call.starts_with("Stream")
         || call.ends_with("Status")
         || call.ends_with("Stats")
         || call.ends_with("Info")

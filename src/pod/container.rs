@@ -8,10 +8,14 @@ use tokio::sync::watch;
 
 use crate::types::{ContainerConfig, ContainerId, ContainerState, Digest, PodId, Resources};
 
+use super::encoded::Encoded;
+
 /// A container.
 pub struct Container {
     /// What never changes.
     pub facts: ContainerFacts,
+    /// Its list item.
+    pub encoded: Encoded<ContainerState>,
     state: Mutex<ContainerStatus>,
     exited: watch::Sender<bool>,
 }
@@ -112,6 +116,7 @@ impl Container {
         let exited = watch::Sender::new(status.state == ContainerState::Exited);
         Arc::new(Self {
             facts,
+            encoded: Encoded::default(),
             state: Mutex::new(status),
             exited,
         })
@@ -132,7 +137,8 @@ impl Container {
         self.lock().state
     }
 
-    /// Changes the status; who waits for the end of the container is told when it came.
+    /// Changes the status; who waits for the end of the container is told when it came. A change of the state goes
+    /// through [`super::Runtime::change_container`].
     pub(super) fn update<T>(&self, change: impl FnOnce(&mut ContainerStatus) -> T) -> T {
         let mut status = self.lock();
         let out = change(&mut status);

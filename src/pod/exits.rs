@@ -70,6 +70,11 @@ impl Ending {
         }
     }
 
+    /// Its program was running once.
+    fn ran(&self) -> bool {
+        self.started_at != 0 && self.reason != "StartError"
+    }
+
     /// It is gone and nobody saw how.
     pub fn lost(message: impl Into<String>) -> Self {
         Self {
@@ -157,7 +162,15 @@ impl Runtime {
     pub(super) async fn ended(&self, container: &Arc<Container>, ending: Ending) {
         // The cgroup goes first: a process that outlives the container's own would escape its end.
         self.remove_cgroup(container).await;
-        let first = container.update(|s| {
+        if ending.ran() {
+            // Events say in order what happened, even if the reply to StartContainer is still on its way.
+            self.change_container(container, |s| {
+                if s.state == ContainerState::Created {
+                    s.state = ContainerState::Running;
+                }
+            });
+        }
+        let first = self.change_container(container, |s| {
             if s.state == ContainerState::Exited {
                 return false;
             }
@@ -205,7 +218,7 @@ impl Runtime {
             });
             self.ended(&container, ending).await;
         }
-        pod.status_mut().state = crate::types::PodState::NotReady;
+        self.change_pod(pod, |s| s.state = crate::types::PodState::NotReady);
         if let Err(error) = self.save_pod(pod) {
             warn!(pod = ?pod.id, %error, "pod record could not be written");
         }

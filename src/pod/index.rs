@@ -1,5 +1,6 @@
 //! All pods and containers in memory: the only thing that list and status calls read.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -10,6 +11,8 @@ use super::sandbox::Pod;
 
 /// Label by which kubelet asks for the pods and containers of one Kubernetes pod.
 const UID_LABEL: &str = "io.kubernetes.pod.uid";
+/// Length of a whole id.
+const ID_DIGITS: usize = 64;
 
 /// The index.
 #[derive(Default)]
@@ -26,7 +29,13 @@ struct Tables {
     names: HashMap<(Realm, PodMetadata), PodId>,
     pods_by_uid: HashMap<String, Vec<PodId>>,
     containers_by_uid: HashMap<String, Vec<ContainerId>>,
+    /// Newest first, as lists are, by realm.
+    pods_in_order: HashMap<Realm, InOrder<PodId, Pod>>,
+    containers_in_order: HashMap<Realm, InOrder<ContainerId, Container>>,
 }
+
+/// By time of creation; the id tells apart what came in the same nanosecond.
+type InOrder<K, V> = BTreeMap<(Reverse<i64>, K), Arc<V>>;
 
 /// Which pods to list. Empty means all.
 #[derive(Debug, Clone, Default)]
@@ -80,6 +89,10 @@ impl Index {
                 t.pods_by_uid.entry(uid.clone()).or_default().push(pod.id.clone());
             }
             t.of_pod.entry(pod.id.clone()).or_default();
+            t.pods_in_order
+                .entry(pod.realm)
+                .or_default()
+                .insert((Reverse(pod.created_at), pod.id.clone()), Arc::clone(pod));
             t.pods.insert(pod.id.clone(), Arc::clone(pod));
         });
     }
@@ -89,6 +102,9 @@ impl Index {
         self.write(|t| {
             t.pods.remove(&pod.id);
             t.of_pod.remove(&pod.id);
+            if let Some(order) = t.pods_in_order.get_mut(&pod.realm) {
+                order.remove(&(Reverse(pod.created_at), pod.id.clone()));
+            }
             let name = (pod.realm, pod.config.metadata.clone());
             if t.names.get(&name) == Some(&pod.id) {
                 t.names.remove(&name);
@@ -99,10 +115,16 @@ impl Index {
         });
     }
 
-    /// Adds a container.
+    /// Adds a container. Lists show it if its pod is known.
     pub fn add_container(&self, container: &Arc<Container>) {
         let id = container.id();
         self.write(|t| {
+            if let Some(realm) = t.pods.get(&container.facts.pod).map(|p| p.realm) {
+                t.containers_in_order
+                    .entry(realm)
+                    .or_default()
+                    .insert(place(container), Arc::clone(container));
+            }
             t.of_pod
                 .entry(container.facts.pod.clone())
                 .or_default()
@@ -122,6 +144,9 @@ impl Index {
         let id = container.id();
         self.write(|t| {
             t.containers.remove(id);
+            for order in t.containers_in_order.values_mut() {
+                order.remove(&place(container));
+            }
             if let Some(list) = t.of_pod.get_mut(&container.facts.pod) {
                 list.retain(|c| c != id);
             }
@@ -139,6 +164,11 @@ impl Index {
                 .and_then(|id| t.pods.get(id))
                 .cloned()
         })
+    }
+
+    /// The pod of a container, unless it is gone.
+    pub fn pod_of(&self, container: &Container) -> Option<Arc<Pod>> {
+        self.read(|t| t.pods.get(&container.facts.pod).cloned())
     }
 
     /// The container of that name in a pod, if there is one.
@@ -188,55 +218,92 @@ impl Index {
 
     /// Pods of a realm that clients may see and the filter lets through, newest first.
     pub fn pods(&self, realm: Realm, filter: &PodFilter) -> Vec<Arc<Pod>> {
-        let mut list: Vec<_> = self.read(|t| {
-            let wanted = |p: &&Arc<Pod>| {
-                p.realm == realm
-                    && p.state() != PodState::Creating
-                    && p.id.as_str().starts_with(&filter.id)
-                    && filter.state.is_none_or(|s| s == p.state())
-                    && matches(&p.config.labels, &filter.labels)
-            };
-            match filter.labels.get(UID_LABEL) {
-                Some(uid) => {
-                    let ids = t.pods_by_uid.get(uid).into_iter().flatten();
-                    ids.filter_map(|id| t.pods.get(id))
-                        .filter(wanted)
-                        .cloned()
-                        .collect()
-                }
-                None => t.pods.values().filter(wanted).cloned().collect::<Vec<_>>(),
+        let list = self.list_pods(realm, filter);
+        list.into_iter().map(|(pod, _)| pod).collect()
+    }
+
+    /// As [`Index::pods`], with the state that each had when the filter looked at it.
+    pub fn list_pods(&self, realm: Realm, filter: &PodFilter) -> Vec<(Arc<Pod>, PodState)> {
+        let wanted = |p: &Arc<Pod>| {
+            let state = p.state();
+            let shown = state != PodState::Creating
+                && p.realm == realm
+                && p.id.as_str().starts_with(&filter.id)
+                && filter.state.is_none_or(|s| s == state)
+                && matches(&p.config.labels, &filter.labels);
+            shown.then(|| (Arc::clone(p), state))
+        };
+        self.read(|t| match filter.labels.get(UID_LABEL) {
+            Some(uid) => {
+                let mut few = pick(&t.pods, t.pods_by_uid.get(uid), wanted);
+                few.sort_by_key(|(p, _)| (Reverse(p.created_at), p.id.clone()));
+                few
             }
-        });
-        list.sort_by_key(|p| std::cmp::Reverse(p.created_at));
-        list
+            None => {
+                let all = t.pods_in_order.get(&realm).into_iter().flat_map(BTreeMap::values);
+                all.filter_map(wanted).collect()
+            }
+        })
     }
 
     /// Containers of a realm that clients may see and the filter lets through, newest first.
     pub fn containers(&self, realm: Realm, filter: &ContainerFilter) -> Vec<Arc<Container>> {
-        let mut list: Vec<_> = self.read(|t| {
-            let wanted = |c: &&Arc<Container>| {
-                let state = c.state();
-                state != ContainerState::Creating
-                    && t.pods.get(&c.facts.pod).is_some_and(|p| p.realm == realm)
-                    && c.id().as_str().starts_with(&filter.id)
-                    && c.facts.pod.as_str().starts_with(&filter.pod)
-                    && filter.state.is_none_or(|s| s == state)
-                    && matches(&c.facts.config.labels, &filter.labels)
-            };
-            match filter.labels.get(UID_LABEL) {
-                Some(uid) => {
-                    let ids = t.containers_by_uid.get(uid).into_iter().flatten();
-                    ids.filter_map(|id| t.containers.get(id))
-                        .filter(wanted)
-                        .cloned()
-                        .collect()
-                }
-                None => t.containers.values().filter(wanted).cloned().collect::<Vec<_>>(),
-            }
-        });
-        list.sort_by_key(|c| std::cmp::Reverse(c.facts.created_at));
-        list
+        let list = self.list_containers(realm, filter);
+        list.into_iter().map(|(container, _)| container).collect()
     }
+
+    /// As [`Index::containers`], with the state that each had when the filter looked at it.
+    pub fn list_containers(
+        &self,
+        realm: Realm,
+        filter: &ContainerFilter,
+    ) -> Vec<(Arc<Container>, ContainerState)> {
+        let wanted = |c: &Arc<Container>| {
+            let state = c.state();
+            let shown = state != ContainerState::Creating
+                && c.id().as_str().starts_with(&filter.id)
+                && c.facts.pod.as_str().starts_with(&filter.pod)
+                && filter.state.is_none_or(|s| s == state)
+                && matches(&c.facts.config.labels, &filter.labels);
+            shown.then(|| (Arc::clone(c), state))
+        };
+        self.read(|t| {
+            let ids = match filter.labels.get(UID_LABEL) {
+                Some(uid) => t.containers_by_uid.get(uid),
+                // Nothing or the containers of one pod, unless it is a prefix.
+                None if filter.pod.len() == ID_DIGITS => t.of_pod.get(filter.pod.as_str()),
+                None => {
+                    let order = t.containers_in_order.get(&realm).into_iter();
+                    return order.flat_map(BTreeMap::values).filter_map(wanted).collect();
+                }
+            };
+            let own = |c: &Arc<Container>| {
+                let pod = t.pods.get(&c.facts.pod);
+                wanted(c).filter(|_| pod.is_some_and(|p| p.realm == realm))
+            };
+            let mut few = pick(&t.containers, ids, own);
+            few.sort_by_key(|(c, _)| place(c));
+            few
+        })
+    }
+}
+
+/// Where a container is in the order of lists.
+fn place(container: &Container) -> (Reverse<i64>, ContainerId) {
+    (Reverse(container.facts.created_at), container.id().clone())
+}
+
+/// What `wanted` makes of the objects with these ids.
+fn pick<K, V, T>(
+    table: &HashMap<K, Arc<V>>,
+    ids: Option<&Vec<K>>,
+    wanted: impl Fn(&Arc<V>) -> Option<T>,
+) -> Vec<T>
+where
+    K: std::hash::Hash + Eq,
+{
+    let ids = ids.into_iter().flatten();
+    ids.filter_map(|id| table.get(id)).filter_map(wanted).collect()
 }
 
 fn find<K, V>(table: &HashMap<K, Arc<V>>, id: &str) -> Found<Arc<V>>

@@ -14,6 +14,8 @@ pub mod client;
 pub mod container;
 pub mod create;
 pub mod devices;
+pub mod encoded;
+pub mod events;
 pub mod exec;
 pub mod exits;
 pub mod files;
@@ -72,6 +74,7 @@ pub struct Runtime {
     pod_operations: Operations<(Realm, PodMetadata), PodConfig, PodId>,
     container_operations: Operations<(PodId, ContainerMetadata), ContainerConfig, ContainerId>,
     execs: exec::Execs,
+    events: events::Events,
 }
 
 impl Runtime {
@@ -89,6 +92,7 @@ impl Runtime {
             pod_operations: Operations::default(),
             container_operations: Operations::default(),
             execs: exec::Execs::default(),
+            events: events::Events::default(),
         }))
     }
 

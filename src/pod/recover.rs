@@ -147,7 +147,7 @@ impl Runtime {
             Some(ContainerStatus { exit: Some(exit), .. }) => {
                 self.ended(container, Ending::exited(&exit)).await
             }
-            Some(view) => container.update(|s| {
+            Some(view) => self.change_container(container, |s| {
                 s.pid = view.pid;
                 s.state = if view.phase == Phase::Running {
                     ContainerState::Running

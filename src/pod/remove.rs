@@ -31,7 +31,7 @@ impl Runtime {
         self.stop_process(container, Duration::ZERO).await?;
         self.delete_container_remains(container).await?;
         self.parts.db.delete(Table::Containers, container.id().as_str())?;
-        self.index.remove_container(container);
+        self.forget_container(container);
         info!(container = ?container.id(), "container removed");
         Ok(())
     }

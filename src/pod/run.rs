@@ -63,7 +63,7 @@ impl Runtime {
                 if let Err(left) = self.undo_pod(&pod).await {
                     // Stays listed, so that the client can stop and remove it later.
                     warn!(pod = ?pod.id, error = %left, "pod that failed to start could not be cleaned up");
-                    pod.status_mut().state = PodState::NotReady;
+                    self.change_pod(&pod, |s| s.state = PodState::NotReady);
                     let _ = self.save_pod(&pod);
                 } else {
                     self.forget_pod(&pod);
@@ -129,11 +129,10 @@ impl Runtime {
             facts,
         });
         let ips = ips?;
-        {
-            let mut status = pod.status_mut();
-            status.ips = ips;
-            status.state = PodState::Ready;
-        }
+        self.change_pod(pod, |s| {
+            s.ips = ips;
+            s.state = PodState::Ready;
+        });
         self.save_pod(pod)?;
         self.watch_supervisor(pod);
         Ok(())
@@ -166,8 +165,8 @@ impl Runtime {
     }
 
     /// Forgets a pod of which nothing is left.
-    pub(super) fn forget_pod(&self, pod: &Pod) {
-        self.index.remove_pod(pod);
+    pub(super) fn forget_pod(&self, pod: &Arc<Pod>) {
+        self.unlist_pod(pod);
         if let Err(error) = self.parts.db.delete(Table::Pods, pod.id.as_str()) {
             // The next start finds a record without a pod and removes it.
             warn!(pod = ?pod.id, %error, "pod record could not be deleted");

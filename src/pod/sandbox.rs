@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::types::{PodConfig, PodId, PodState, Realm};
 
 use super::client::Client;
+use super::encoded::Encoded;
 
 /// A pod.
 pub struct Pod {
@@ -22,6 +23,8 @@ pub struct Pod {
     pub created_at: i64,
     /// Held for writing by stop and remove, for reading by what needs the pod to stay: create. Never by status calls.
     pub(super) lifecycle: tokio::sync::RwLock<()>,
+    /// Its list item.
+    pub encoded: Encoded<PodState>,
     state: Mutex<PodStatus>,
 }
 
@@ -111,11 +114,13 @@ impl Pod {
             config,
             created_at,
             lifecycle: tokio::sync::RwLock::new(()),
+            encoded: Encoded::default(),
             state: Mutex::new(status),
         })
     }
 
-    /// The status, to read or change; not to be held across I/O.
+    /// The status, to read or change; not to be held across I/O. A change of the state goes through
+    /// [`super::Runtime::change_pod`].
     pub(super) fn status_mut(&self) -> MutexGuard<'_, PodStatus> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -44,7 +44,7 @@ impl Runtime {
         begun.map_err(what)?;
         match client.start(container.id()).await {
             Ok(started) => {
-                container.update(|s| {
+                self.change_container(container, |s| {
                     // One that has ended already has the time from its exit record.
                     if s.state == ContainerState::Created {
                         s.state = ContainerState::Running;

@@ -131,7 +131,7 @@ impl Runtime {
             killed.map_err(what)?;
         }
         self.take_down(pod).await.map_err(what)?;
-        let was = std::mem::replace(&mut pod.status_mut().state, PodState::NotReady);
+        let was = self.change_pod(pod, |s| s.state = PodState::NotReady);
         if was != PodState::NotReady {
             self.save_pod(pod)?;
             info!(pod = ?pod.id, "pod stopped");

@@ -1,7 +1,11 @@
 //! Containers.
 
+use bytes::Bytes;
+
+use crate::cri::list;
 use crate::cri::proto as p;
-use crate::pod::container::{Container, ImageMount};
+use crate::pod::container::{Container, ContainerStatus, ImageMount};
+use crate::pod::events::PodView;
 use crate::pod::index::ContainerFilter;
 use crate::types::container::{
     ContainerConfig, ContainerMetadata, ContainerState, Device, ImageSpec, Mount, Propagation,
@@ -165,8 +169,12 @@ pub fn filter(f: Option<p::ContainerFilter>) -> Result<ContainerFilter> {
     })
 }
 
-/// A list item.
-pub fn item(c: &Container) -> p::Container {
+/// A list item on the wire, kept for as long as the container is in this state.
+pub fn encoded(c: &Container, state: ContainerState) -> Bytes {
+    c.encoded.get(state, || list::encode(&item(c, state)))
+}
+
+fn item(c: &Container, at: ContainerState) -> p::Container {
     let facts = &c.facts;
     p::Container {
         id: facts.id.to_string(),
@@ -174,7 +182,7 @@ pub fn item(c: &Container) -> p::Container {
         metadata: Some(metadata(&facts.config.metadata)),
         image: Some(to_image_spec(&facts.config.image)),
         image_ref: facts.image_id.to_string(),
-        state: state(c.state()).into(),
+        state: state(at).into(),
         created_at: facts.created_at,
         labels: to_map(&facts.config.labels),
         annotations: to_map(&facts.config.annotations),
@@ -182,10 +190,21 @@ pub fn item(c: &Container) -> p::Container {
     }
 }
 
+/// The statuses of a pod's containers.
+pub fn statuses(view: &PodView) -> Vec<p::ContainerStatus> {
+    let containers = view.containers.iter();
+    containers
+        .map(|(c, status)| status_of(c, status.clone()))
+        .collect()
+}
+
 /// The status. `image` is what the user called the image, as kubelet expects it back.
 pub fn status(c: &Container) -> p::ContainerStatus {
+    status_of(c, c.status())
+}
+
+fn status_of(c: &Container, status: ContainerStatus) -> p::ContainerStatus {
     let facts = &c.facts;
-    let status = c.status();
     let mut image = to_image_spec(&facts.config.image);
     if !image.user_specified_image.is_empty() {
         image.image.clone_from(&image.user_specified_image);

@@ -1,6 +1,10 @@
 //! Pods.
 
+use bytes::Bytes;
+
+use crate::cri::list;
 use crate::cri::proto as p;
+use crate::pod::events::PodView;
 use crate::pod::index::PodFilter;
 use crate::pod::sandbox::Pod;
 use crate::types::error::{Error, Result};
@@ -79,12 +83,16 @@ pub fn filter(f: Option<p::PodSandboxFilter>) -> Result<PodFilter> {
     })
 }
 
-/// A list item.
-pub fn item(pod: &Pod) -> p::PodSandbox {
+/// A list item on the wire, kept for as long as the pod is in this state.
+pub fn encoded(pod: &Pod, state: PodState) -> Bytes {
+    pod.encoded.get(state, || list::encode(&item(pod, state)))
+}
+
+fn item(pod: &Pod, at: PodState) -> p::PodSandbox {
     p::PodSandbox {
         id: pod.id.to_string(),
         metadata: Some(metadata(&pod.config.metadata)),
-        state: state(pod.state()).into(),
+        state: state(at).into(),
         created_at: pod.created_at,
         labels: to_map(&pod.config.labels),
         annotations: to_map(&pod.config.annotations),
@@ -93,12 +101,13 @@ pub fn item(pod: &Pod) -> p::PodSandbox {
 }
 
 /// The status.
-pub fn status(pod: &Pod) -> p::PodSandboxStatus {
-    let mut ips = pod.ips().into_iter().map(|ip| ip.to_string());
+pub fn status(view: &PodView) -> p::PodSandboxStatus {
+    let pod = &view.pod;
+    let mut ips = view.ips.iter().map(ToString::to_string);
     p::PodSandboxStatus {
         id: pod.id.to_string(),
         metadata: Some(metadata(&pod.config.metadata)),
-        state: state(pod.state()).into(),
+        state: state(view.state).into(),
         created_at: pod.created_at,
         network: Some(p::PodSandboxNetworkStatus {
             ip: ips.next().unwrap_or_default(),

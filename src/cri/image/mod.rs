@@ -9,10 +9,10 @@ use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 use crate::cri::convert::image;
+use crate::cri::list;
 use crate::cri::proto as p;
 use crate::cri::proto::image_service_server::ImageService;
-use crate::cri::status::unimplemented;
-use crate::image::ImageStore;
+use crate::image::{Image, ImageStore};
 use crate::types::error::Error;
 
 use super::answer;
@@ -28,6 +28,14 @@ impl Service {
     pub fn new(images: Arc<ImageStore>) -> Self {
         Self { images }
     }
+
+    /// All images, or the one that the filter means.
+    fn found(&self, filter: Option<p::ImageFilter>) -> Vec<Arc<Image>> {
+        match filter.and_then(|f| f.image).map(|i| i.image) {
+            Some(wanted) if !wanted.is_empty() => self.images.resolve(&wanted).into_iter().collect(),
+            _ => self.images.list(),
+        }
+    }
 }
 
 type Rpc<T> = Result<Response<T>, Status>;
@@ -36,17 +44,7 @@ type Rpc<T> = Result<Response<T>, Status>;
 impl ImageService for Service {
     async fn list_images(&self, r: Request<p::ListImagesRequest>) -> Rpc<p::ListImagesResponse> {
         answer("ListImages", async {
-            let wanted = r
-                .into_inner()
-                .filter
-                .and_then(|f| f.image)
-                .map(|i| i.image)
-                .unwrap_or_default();
-            let found = if wanted.is_empty() {
-                self.images.list()
-            } else {
-                self.images.resolve(&wanted).into_iter().collect()
-            };
+            let found = self.found(r.into_inner().filter);
             Ok(p::ListImagesResponse {
                 images: found.iter().map(|i| image::item(i)).collect(),
             })
@@ -54,9 +52,17 @@ impl ImageService for Service {
         .await
     }
 
-    type StreamImagesStream = tokio_stream::Empty<Result<p::StreamImagesResponse, Status>>;
-    async fn stream_images(&self, _: Request<p::StreamImagesRequest>) -> Rpc<Self::StreamImagesStream> {
-        Err(unimplemented("StreamImages"))
+    type StreamImagesStream = list::Stream<p::StreamImagesResponse>;
+    async fn stream_images(&self, r: Request<p::StreamImagesRequest>) -> Rpc<Self::StreamImagesStream> {
+        answer("StreamImages", async {
+            let found = self.found(r.into_inner().filter);
+            Ok(list::stream(
+                found.into_iter().map(|i| image::item(&i)),
+                list::size,
+                |images| p::StreamImagesResponse { images },
+            ))
+        })
+        .await
     }
 
     async fn image_status(&self, r: Request<p::ImageStatusRequest>) -> Rpc<p::ImageStatusResponse> {

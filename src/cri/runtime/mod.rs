@@ -4,6 +4,7 @@ mod container_stats;
 mod container_status;
 mod create_container;
 mod exec_sync;
+mod get_container_events;
 mod list_containers;
 mod list_pod_sandbox;
 mod pod_sandbox_metrics;
@@ -20,6 +21,7 @@ use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 use crate::cri::chunks::Chunks;
+use crate::cri::list::{self, Items};
 use crate::cri::proto as p;
 use crate::cri::proto::runtime_service_server::RuntimeService;
 use crate::cri::status::unimplemented;
@@ -43,7 +45,6 @@ impl Service {
 }
 
 type Rpc<T> = Result<Response<T>, Status>;
-type Stream<T> = tokio_stream::Empty<Result<T, Status>>;
 
 #[tonic::async_trait]
 impl RuntimeService for Service {
@@ -98,7 +99,7 @@ impl RuntimeService for Service {
         .await
     }
 
-    async fn list_pod_sandbox(&self, r: Request<p::ListPodSandboxRequest>) -> Rpc<p::ListPodSandboxResponse> {
+    async fn list_pod_sandbox(&self, r: Request<p::ListPodSandboxRequest>) -> Rpc<Items> {
         answer(
             "ListPodSandbox",
             list_pod_sandbox::call(&self.runtime, r.into_inner()),
@@ -146,7 +147,7 @@ impl RuntimeService for Service {
         .await
     }
 
-    async fn list_containers(&self, r: Request<p::ListContainersRequest>) -> Rpc<p::ListContainersResponse> {
+    async fn list_containers(&self, r: Request<p::ListContainersRequest>) -> Rpc<Items> {
         answer(
             "ListContainers",
             list_containers::call(&self.runtime, r.into_inner()),
@@ -226,20 +227,28 @@ impl RuntimeService for Service {
         Ok(Response::new(p::UpdateRuntimeConfigResponse {}))
     }
 
-    type StreamPodSandboxesStream = Stream<p::StreamPodSandboxesResponse>;
+    type StreamPodSandboxesStream = list::Stream<Items>;
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<p::StreamPodSandboxesRequest>,
+        r: Request<p::StreamPodSandboxesRequest>,
     ) -> Rpc<Self::StreamPodSandboxesStream> {
-        Err(unimplemented("StreamPodSandboxes"))
+        answer(
+            "StreamPodSandboxes",
+            list_pod_sandbox::stream(&self.runtime, r.into_inner()),
+        )
+        .await
     }
 
-    type StreamContainersStream = Stream<p::StreamContainersResponse>;
+    type StreamContainersStream = list::Stream<Items>;
     async fn stream_containers(
         &self,
-        _: Request<p::StreamContainersRequest>,
+        r: Request<p::StreamContainersRequest>,
     ) -> Rpc<Self::StreamContainersStream> {
-        Err(unimplemented("StreamContainers"))
+        answer(
+            "StreamContainers",
+            list_containers::stream(&self.runtime, r.into_inner()),
+        )
+        .await
     }
 
     async fn exec(&self, _: Request<p::ExecRequest>) -> Rpc<p::ExecResponse> {
@@ -305,12 +314,12 @@ impl RuntimeService for Service {
         Err(unimplemented("CheckpointContainer"))
     }
 
-    type GetContainerEventsStream = Stream<p::ContainerEventResponse>;
+    type GetContainerEventsStream = list::Stream<p::ContainerEventResponse>;
     async fn get_container_events(
         &self,
         _: Request<p::GetEventsRequest>,
     ) -> Rpc<Self::GetContainerEventsStream> {
-        Err(unimplemented("GetContainerEvents"))
+        answer("GetContainerEvents", get_container_events::call(&self.runtime)).await
     }
 
     async fn list_metric_descriptors(

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use crate::cri::convert::pod;
+use crate::cri::convert::{container, pod};
 use crate::cri::proto as p;
 use crate::pod::Runtime;
 use crate::pod::sandbox::Pod;
@@ -15,16 +15,17 @@ pub(super) async fn call(
     request: p::PodSandboxStatusRequest,
 ) -> Result<p::PodSandboxStatusResponse> {
     let pod = runtime.find_pod(&request.pod_sandbox_id)?;
+    let view = runtime.view(&pod);
     Ok(p::PodSandboxStatusResponse {
-        status: Some(pod::status(&pod)),
+        status: Some(pod::status(&view)),
         info: if request.verbose {
             info(runtime, &pod)
         } else {
             HashMap::new()
         },
-        containers_statuses: Vec::new(),
-        // 0 tells kubelet that the statuses of the containers do not come with this answer.
-        timestamp: 0,
+        // What kubelet reads when events are its source: as of the same moment, on the events' clock.
+        containers_statuses: container::statuses(&view),
+        timestamp: view.at,
     })
 }
 

@@ -108,7 +108,7 @@ impl Runtime {
         self.index.add_container(&container);
         match self.make_process(&pod, &supervisor, &prepared).await {
             Ok(pid) => {
-                container.update(|s| {
+                self.change_container(&container, |s| {
                     s.pid = pid;
                     // It may have been killed between the reply and now.
                     if s.state == ContainerState::Creating {
@@ -260,7 +260,7 @@ impl Runtime {
         if let Err(error) = self.delete_container_remains(container).await {
             warn!(container = ?container.id(), %error, "remains of a container that failed could not be removed");
         }
-        self.index.remove_container(container);
+        self.forget_container(container);
         if let Err(error) = self.parts.db.delete(Table::Containers, container.id().as_str()) {
             warn!(container = ?container.id(), %error, "container record could not be deleted");
         }
