@@ -8,7 +8,7 @@ SHELL := /bin/bash
 
 CARGO ?= cargo
 # Where cargo puts what it builds for the target that .cargo/config.toml names.
-TARGET := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
+BUILT := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
 # What the tests drive, beyond Rust and a C compiler: a registry, images' contents, CNI plugins, and tools to look
 # at the node with. husk itself needs none of it.
 PACKAGES := busybox-static ca-certificates containernetworking-plugins debootstrap docker-registry iproute2 iptables \
@@ -19,17 +19,17 @@ SYSCONFDIR ?= /etc
 UNITDIR ?= $(SYSCONFDIR)/systemd/system
 DESTDIR ?=
 
-.PHONY: help demo build test deps fmt lint check doc vm bench install uninstall
+.PHONY: help demo build test deps fmt lint check doc vm bench fuzz install uninstall
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: build ## Build husk and show the main job, from a pull to a clean node (root, nothing to install, no network)
-	@$(TARGET)/release/husk demo
+	@$(BUILT)/release/husk demo
 
 build: ## Build the release binary
 	$(CARGO) build --release
-	@ls -l $(TARGET)/release/husk
+	@ls -l $(BUILT)/release/husk
 
 # One build serves the unit tests and the end-to-end suites, and one profile both: a second set of features or flags
 # would compile everything twice.
@@ -61,15 +61,21 @@ vm: ## Run suites on a node with cgroup v2 alone and AppArmor, in an emulated ma
 	$(CARGO) build --locked
 	suites=$$($(CARGO) test -p husk-e2e --test e2e --locked --no-run --message-format=json | \
 		sed -n 's/.*"executable":"\([^"]*\/e2e-[^"]*\)".*/\1/p'); \
-	HUSK=$(TARGET)/debug/husk e2e/vm -m 3000 -t 3000 -f "$$suites" \
+	HUSK=$(BUILT)/debug/husk e2e/vm -m 3000 -t 3000 -f "$$suites" \
 		"HUSK_BIN=/usr/local/bin/husk $$suites --test-threads 2 $(VM)"
 
 bench: ## Measure, and judge nothing (BENCH="--socket ... --image ..." measures another runtime)
 	$(CARGO) build --release --workspace --bins
-	e2e/swept $(TARGET)/release/husk-bench $(BENCH)
+	e2e/swept $(BUILT)/release/husk-bench $(BENCH)
+
+# What it finds new stays in e2e/fuzz/libfuzzer/found; what breaks, in artifacts beside it.
+fuzz: ## Fuzz one target with cargo-fuzz on nightly (TARGET=tar TIME=60); the tests do it without either
+	mkdir -p e2e/fuzz/libfuzzer/found/$(TARGET)
+	HUSK_FUZZ_TARGET=$(TARGET) $(CARGO) +nightly fuzz run --fuzz-dir e2e/fuzz/libfuzzer any \
+		e2e/fuzz/libfuzzer/found/$(TARGET) e2e/fuzz/corpus/$(TARGET) -- -max_total_time=$(or $(TIME),60)
 
 install: build ## Install the binary, the systemd unit and a configuration (PREFIX, SYSCONFDIR, DESTDIR)
-	install -D -m 0755 $(TARGET)/release/husk $(DESTDIR)$(PREFIX)/bin/husk
+	install -D -m 0755 $(BUILT)/release/husk $(DESTDIR)$(PREFIX)/bin/husk
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSCONFDIR)/husk
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/husk.service > $(DESTDIR)$(UNITDIR)/husk.service
 	[ -e $(DESTDIR)$(SYSCONFDIR)/husk/config.toml ] || \

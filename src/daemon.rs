@@ -3,6 +3,8 @@
 //! Order matters: configuration, logs, lock, state, services, recovery, socket. Nothing is answered before recovery is
 //! through, and a daemon that cannot take over everything does not start half.
 
+mod clients;
+
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -12,7 +14,6 @@ use std::time::Duration;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_stream::wrappers::UnixListenerStream;
 use tonic::transport::Server;
 use tracing::{info, warn};
 
@@ -103,6 +104,8 @@ async fn answer(
     let (tell, told) = tokio::sync::watch::channel(false);
     let mut stop = told.clone();
     let server = Server::builder()
+        .http2_keepalive_interval(Some(clients::PING_INTERVAL))
+        .http2_keepalive_timeout(Some(clients::PING_TIMEOUT))
         .add_service(
             RuntimeServiceServer::new(cri::runtime::Service::new(Arc::clone(runtime), Arc::clone(stats)))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -113,7 +116,7 @@ async fn answer(
                 .max_decoding_message_size(MAX_MESSAGE_BYTES),
         )
         .add_service(api::server(Arc::clone(images)))
-        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), async move {
+        .serve_with_incoming_shutdown(clients::incoming(listener), async move {
             let _ = stop.wait_for(|s| *s).await;
         });
     tokio::pin!(server);

@@ -40,12 +40,13 @@ async fn answer<T>(call: &'static str, work: impl Future<Output = Result<T>>) ->
             }
             Ok(Response::new(value))
         }
-        Err(error) => {
-            match error.kind() {
-                Kind::NotFound | Kind::Unimplemented => debug!(call, ms, %error, "refused"),
-                _ => warn!(call, ms, %error, "failed"),
+        Err(failed) => {
+            let error = status::one_line(failed.message());
+            match failed.kind() {
+                Kind::NotFound | Kind::Unimplemented => debug!(call, ms, error, "refused"),
+                _ => warn!(call, ms, error, "failed"),
             }
-            Err(status::status(error))
+            Err(status::status(failed))
         }
     }
 }

@@ -10,6 +10,9 @@ use sha2::Digest as _;
 
 use crate::types::Digest;
 
+/// Most `VOLUME` paths: each becomes a directory and a mount of every container.
+const MAX_VOLUMES: usize = 1000;
+
 /// What an image says about containers made from it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -78,12 +81,7 @@ struct RawRootfs {
 pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
     let raw: Raw =
         serde_json::from_slice(bytes).map_err(|e| format!("the image configuration is not valid: {e}"))?;
-    if let Some(entry) = raw.config.env.iter().find(|e| e.contains('\0')) {
-        let name = entry.split('=').next().unwrap_or_default();
-        return Err(format!(
-            "the image configuration is not valid: variable {name:?} contains a zero byte"
-        ));
-    }
+    check(&raw.config).map_err(|e| format!("the image configuration is not valid: {e}"))?;
     Ok(Parsed {
         defaults: raw.config,
         diff_ids: raw.rootfs.diff_ids,
@@ -91,6 +89,26 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Parsed, String> {
         os: raw.os,
         architecture: raw.architecture,
     })
+}
+
+/// Refuses what no container could be made from.
+fn check(config: &ImageDefaults) -> Result<(), String> {
+    if let Some(entry) = config.env.iter().find(|e| e.contains('\0')) {
+        let name = entry.split('=').next().unwrap_or_default();
+        return Err(format!("variable {name:?} contains a zero byte"));
+    }
+    let words = config.entrypoint.iter().chain(&config.cmd).chain(&config.volumes);
+    if let Some(word) = words.chain([&config.working_dir]).find(|w| w.contains('\0')) {
+        let shown: String = word.chars().take(80).collect();
+        return Err(format!("{shown:?} contains a zero byte"));
+    }
+    if config.volumes.len() > MAX_VOLUMES {
+        return Err(format!(
+            "it declares {} volumes, husk makes at most {MAX_VOLUMES}",
+            config.volumes.len()
+        ));
+    }
+    Ok(())
 }
 
 /// A time that cannot be read is as good as none: nothing but a table shows it.
@@ -229,12 +247,20 @@ mod tests {
             r#"{"rootfs":{},"config":{"Labels":{"a":1}}}"#,
             r#"{"rootfs":{},"config":{"Volumes":["/a"]}}"#,
             r#"{"rootfs":{},"config":{"Env":["A=\u0000"]}}"#,
+            r#"{"rootfs":{},"config":{"WorkingDir":"/\u0000"}}"#,
+            r#"{"rootfs":{},"config":{"Cmd":["a\u0000b"]}}"#,
         ] {
             assert!(
                 parse(text.as_bytes()).unwrap_err().contains("not valid"),
                 "{text}"
             );
         }
+        let volumes: Vec<String> = (0..1001).map(|n| format!("\"/{n}\":{{}}")).collect();
+        let many = format!(
+            r#"{{"rootfs":{{}},"config":{{"Volumes":{{{}}}}}}}"#,
+            volumes.join(",")
+        );
+        assert!(parse(many.as_bytes()).unwrap_err().contains("1001 volumes"));
         let deep = "[".repeat(100_000);
         assert!(parse(deep.as_bytes()).is_err());
     }

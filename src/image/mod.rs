@@ -5,6 +5,8 @@
 mod catalog;
 pub mod config;
 mod flight;
+#[doc(hidden)]
+pub mod fuzz;
 mod janitor;
 pub mod layer;
 mod layers;

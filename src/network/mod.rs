@@ -12,6 +12,8 @@ mod cidr;
 mod cni;
 mod counters;
 mod detach;
+#[doc(hidden)]
+pub mod fuzz;
 mod netlink;
 mod netns;
 mod ports;

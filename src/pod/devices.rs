@@ -11,6 +11,8 @@ use crate::types::error::{Context, Error, Result};
 
 /// Most devices one request may lead to; a directory may hold many.
 const MAX_DEVICES: usize = 4096;
+/// Most files looked at on the way to them: a client may name `/`.
+const MAX_LOOKED_AT: usize = 65_536;
 
 /// Devices to make and the rules that allow their use.
 #[derive(Debug, Default)]
@@ -19,6 +21,7 @@ pub struct Devices {
     pub nodes: Vec<LinuxDevice>,
     /// cgroup rules.
     pub rules: Vec<LinuxDeviceCgroup>,
+    looked_at: usize,
 }
 
 /// Looks up the devices a client named.
@@ -117,6 +120,14 @@ fn walk(out: &mut Devices, host: &Path, inside: &Path, access: &str) -> Result<(
     for entry in entries {
         let entry = entry.with_context(|| format!("read directory {}", host.display()))?;
         let name = entry.file_name();
+        out.looked_at += 1;
+        if out.looked_at > MAX_LOOKED_AT {
+            return Err(Error::invalid(format!(
+                "devices below {}: more than {MAX_LOOKED_AT} files to look through; name the devices, or a directory of \
+                 devices such as /dev/snd",
+                host.display()
+            )));
+        }
         let Ok(kind) = entry.file_type() else { continue };
         if kind.is_dir() {
             // The container has its own of these.

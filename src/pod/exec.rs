@@ -137,6 +137,7 @@ impl Runtime {
         cmd: Vec<String>,
         tty: bool,
     ) -> Result<Vec<u8>> {
+        super::bounds::command(&cmd)?;
         let spec = self.container_spec(container).await?;
         let mut process: Process = spec.process().clone().unwrap_or_default();
         process.set_args(Some(cmd)).set_terminal(Some(tty));

@@ -56,7 +56,7 @@ fn hosts(hostname: &str) -> String {
     })
 }
 
-fn resolv_conf(dns: Option<&DnsConfig>) -> Result<String> {
+pub(super) fn resolv_conf(dns: Option<&DnsConfig>) -> Result<String> {
     let asked = dns.filter(|d| !(d.servers.is_empty() && d.searches.is_empty() && d.options.is_empty()));
     let Some(dns) = asked else {
         return Ok(std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());

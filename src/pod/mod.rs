@@ -10,6 +10,7 @@
 //! ```
 
 pub mod adopt;
+pub mod bounds;
 pub mod client;
 pub mod container;
 pub mod create;
@@ -19,6 +20,8 @@ pub mod events;
 pub mod exec;
 pub mod exits;
 pub mod files;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod index;
 pub mod launcher;
 pub mod paths;

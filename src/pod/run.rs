@@ -174,7 +174,8 @@ impl Runtime {
     }
 }
 
-fn check(config: &PodConfig) -> Result<()> {
+pub(super) fn check(config: &PodConfig) -> Result<()> {
+    super::bounds::pod(config)?;
     let name = &config.metadata;
     if name.name.is_empty() || name.namespace.is_empty() || name.uid.is_empty() {
         return Err(Error::invalid(
@@ -215,12 +216,6 @@ fn check(config: &PodConfig) -> Result<()> {
                 )));
             }
         }
-    }
-    if config.hostname.len() > 64 {
-        return Err(Error::invalid(format!(
-            "hostname {:?} is longer than 64 bytes",
-            config.hostname
-        )));
     }
     let logs = &config.log_directory;
     if !logs.is_empty() && !logs.starts_with('/') {

@@ -89,6 +89,7 @@ impl Runtime {
     /// # Errors
     /// `NotFound`; `FailedPrecondition` for a container that has ended; a limit that cannot be applied.
     pub async fn update_container(self: &Arc<Self>, id: &str, wanted: Resources) -> Result<()> {
+        super::bounds::resources(&wanted)?;
         let container = self.find_container(id)?;
         if !matches!(
             container.state(),

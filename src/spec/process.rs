@@ -1,5 +1,7 @@
 //! The process part of a spec: command, environment, directory, user, capabilities, limits.
 
+use std::collections::HashMap;
+
 use oci_spec::runtime::{
     LinuxCapabilities, PosixRlimit, PosixRlimitBuilder, PosixRlimitType, Process, User as OciUser,
 };
@@ -89,28 +91,30 @@ fn args(config: &ContainerConfig, image: &ImageDefaults) -> Result<Vec<String>> 
 /// The environment: defaults, then the image's, then the client's, each name once with the last value in the first
 /// place it appeared.
 fn env(config: &ContainerConfig, image: &ImageDefaults, hostname: &str) -> Vec<String> {
-    let mut list: Vec<(String, String)> = vec![("PATH".into(), DEFAULT_PATH.into())];
-    if config.tty {
-        set(&mut list, "TERM", "xterm");
-    }
-    if !hostname.is_empty() {
-        set(&mut list, "HOSTNAME", hostname);
-    }
-    for entry in &image.env {
-        let (name, value) = entry.split_once('=').unwrap_or((entry, ""));
-        set(&mut list, name, value);
-    }
-    for (name, value) in &config.envs {
-        set(&mut list, name, value);
+    let defaults = [
+        Some(("PATH", DEFAULT_PATH)),
+        config.tty.then_some(("TERM", "xterm")),
+        (!hostname.is_empty()).then_some(("HOSTNAME", hostname)),
+    ];
+    let image = image
+        .env
+        .iter()
+        .map(|entry| entry.split_once('=').unwrap_or((entry, "")));
+    let client = config
+        .envs
+        .iter()
+        .map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut list: Vec<(&str, &str)> = Vec::new();
+    // A request or an image may bring hundreds of thousands: looking each up in the list would take minutes.
+    let mut places: HashMap<&str, usize> = HashMap::new();
+    for (name, value) in defaults.into_iter().flatten().chain(image).chain(client) {
+        let place = *places.entry(name).or_insert(list.len());
+        match list.get_mut(place) {
+            Some(entry) => entry.1 = value,
+            None => list.push((name, value)),
+        }
     }
     list.into_iter().map(|(n, v)| format!("{n}={v}")).collect()
-}
-
-fn set(list: &mut Vec<(String, String)>, name: &str, value: &str) {
-    match list.iter_mut().find(|(n, _)| n == name) {
-        Some(entry) => value.clone_into(&mut entry.1),
-        None => list.push((name.to_owned(), value.to_owned())),
-    }
 }
 
 fn cwd(config: &ContainerConfig, image: &ImageDefaults) -> String {

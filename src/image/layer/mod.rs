@@ -22,6 +22,8 @@ use crate::types::Digest;
 pub mod archive;
 mod decode;
 mod error;
+#[doc(hidden)]
+pub mod fuzz;
 mod hash;
 mod limits;
 pub mod pack;

@@ -127,7 +127,7 @@ fn find_dir(dirs: &[PathBuf], registry: &str) -> Option<PathBuf> {
     })
 }
 
-fn build(entry: HostEntry, registry: &str, origin: bool) -> Result<Host> {
+pub(super) fn build(entry: HostEntry, registry: &str, origin: bool) -> Result<Host> {
     let (scheme, authority, path) = match &entry.url {
         Some(url) => split_url(url, entry.override_path)?,
         None => (None, default_authority(registry).to_owned(), "/v2".to_owned()),

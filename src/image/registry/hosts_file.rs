@@ -117,7 +117,7 @@ enum Certificate {
     Pair(String, String),
 }
 
-fn parse(text: &str, dir: &Path) -> Result<Vec<HostEntry>, String> {
+pub(super) fn parse(text: &str, dir: &Path) -> Result<Vec<HostEntry>, String> {
     // Not the whole text of the error: it quotes the line, which may hold a secret.
     let file: File = toml::from_str(text).map_err(|e| {
         let line = e

@@ -18,6 +18,8 @@ mod connect;
 mod endpoint;
 mod failure;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod hosts;
 mod hosts_file;
 mod layer;

@@ -8,8 +8,9 @@ use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::supervisor::protocol::Event;
+use crate::supervisor::protocol::{Event, Failure};
 use crate::supervisor::wire::{self, Descriptors, Message, Received};
+use crate::types::Kind;
 
 use super::{Answer, Call};
 
@@ -63,9 +64,20 @@ async fn request(
         descriptors,
         answer,
     } = *call;
-    waiting.insert(id, answer);
     let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(OwnedFd::as_fd).collect();
-    send(socket, &Message::Request(id, Ok(op)), &borrowed).await
+    match send(socket, &Message::Request(id, Ok(op)), &borrowed).await {
+        // The request is at fault, not the connection, on which the whole pod depends.
+        Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+            let what =
+                format!("send the request to the supervisor: {e}: ask for fewer mounts or shorter arguments");
+            let _ = answer.send(Err(Failure::new(Kind::InvalidArgument, what)));
+            Ok(())
+        }
+        sent => {
+            waiting.insert(id, answer);
+            sent
+        }
+    }
 }
 
 fn dispatch(

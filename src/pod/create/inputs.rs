@@ -38,7 +38,8 @@ pub(super) struct Gathered {
 }
 
 /// Refuses a config that contradicts itself or its pod, before anything is looked up.
-pub(super) fn check(config: &ContainerConfig, pod: &PodConfig) -> Result<()> {
+pub(in crate::pod) fn check(config: &ContainerConfig, pod: &PodConfig) -> Result<()> {
+    crate::pod::bounds::container(config)?;
     if config.metadata.name.is_empty() {
         return Err(Error::invalid("container config: metadata.name is empty"));
     }
@@ -376,7 +377,7 @@ fn resources(config: &ContainerConfig, rules: Vec<oci_spec::runtime::LinuxDevice
 }
 
 /// The signal by number: the client's, the image's, or SIGTERM.
-pub(super) fn stop_signal(asked: i32, image: &ImageDefaults) -> Result<i32> {
+pub(in crate::pod) fn stop_signal(asked: i32, image: &ImageDefaults) -> Result<i32> {
     if asked != 0 {
         return Ok(asked);
     }
@@ -400,23 +401,22 @@ pub fn parse_signal(text: &str) -> Option<i32> {
         let upper = text.to_ascii_uppercase();
         let name = upper.strip_prefix("SIG").unwrap_or(&upper);
         if let Some(n) = name.strip_prefix("RTMIN") {
-            RTMIN
-                + if n.is_empty() {
-                    0
-                } else {
-                    n.strip_prefix('+')?.parse::<i32>().ok()?
-                }
+            RTMIN + offset(n, '+')?
         } else if let Some(n) = name.strip_prefix("RTMAX") {
-            64 - if n.is_empty() {
-                0
-            } else {
-                n.strip_prefix('-')?.parse::<i32>().ok()?
-            }
+            64 - offset(n, '-')?
         } else {
             format!("SIG{name}").parse::<nix::sys::signal::Signal>().ok()? as i32
         }
     };
     (1..=64).contains(&number).then_some(number)
+}
+
+/// What follows `RTMIN` or `RTMAX`: nothing, or a sign and a small number. Images write what they like here.
+fn offset(text: &str, sign: char) -> Option<i32> {
+    if text.is_empty() {
+        return Some(0);
+    }
+    text.strip_prefix(sign)?.parse::<u8>().ok().map(i32::from)
 }
 
 #[cfg(test)]
@@ -431,6 +431,10 @@ mod tests {
             ("sigterm", Some(15)),
             ("SIGRTMIN+3", Some(37)),
             ("RTMAX", Some(64)),
+            ("RTMAX-14", Some(50)),
+            ("SIGRTMIN+31", None),
+            ("SIGRTMIN+2147483647", None),
+            ("RTMAX--2147483648", None),
             ("SIGNONE", None),
             ("0", None),
             ("65", None),

@@ -5,6 +5,8 @@ mod inputs;
 mod propagation;
 mod volumes;
 
+pub(super) use inputs::{check, stop_signal};
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

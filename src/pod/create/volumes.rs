@@ -1,5 +1,6 @@
 //! Volumes that the image declares: a directory of the container's own, filled with what the image has there.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
@@ -15,10 +16,11 @@ pub(super) fn mounts(
     image: &ImageDefaults,
     client: &[ResolvedMount],
 ) -> Vec<ResolvedMount> {
+    let taken: HashSet<&Path> = client.iter().map(|m| m.container_path.as_path()).collect();
     let mut list = Vec::new();
     for (number, volume) in image.volumes.iter().enumerate() {
         let path = Path::new("/").join(volume);
-        if path == Path::new("/") || client.iter().any(|m| m.container_path == path) {
+        if path == Path::new("/") || taken.contains(path.as_path()) {
             continue;
         }
         list.push(ResolvedMount {

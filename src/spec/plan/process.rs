@@ -263,7 +263,11 @@ fn scheduler(s: &OciScheduler) -> Result<Scheduler> {
             ));
         }
     };
-    let flags = s.flags().iter().flatten().map(scheduler_flag).sum();
+    let flags = s
+        .flags()
+        .iter()
+        .flatten()
+        .fold(0, |bits, flag| bits | scheduler_flag(flag));
     Ok(Scheduler {
         policy: policy.unsigned_abs(),
         flags,

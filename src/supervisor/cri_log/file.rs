@@ -124,7 +124,8 @@ impl LogFile {
     }
 }
 
-/// Non-blocking, so that a named pipe without a reader in the log's place cannot hold the supervisor.
+/// Non-blocking, so that a named pipe without a reader in the log's place cannot hold the supervisor. Not through a
+/// symbolic link: a pod that mounts the node's log directory could make root write to any file of the node.
 fn open(path: &Path) -> io::Result<File> {
     std::fs::OpenOptions::new()
         .append(true)
@@ -132,7 +133,8 @@ fn open(path: &Path) -> io::Result<File> {
         .mode(0o640)
         .custom_flags(
             rustix::fs::OFlags::NONBLOCK.bits().cast_signed()
-                | rustix::fs::OFlags::NOCTTY.bits().cast_signed(),
+                | rustix::fs::OFlags::NOCTTY.bits().cast_signed()
+                | rustix::fs::OFlags::NOFOLLOW.bits().cast_signed(),
         )
         .open(path)
 }

@@ -52,10 +52,17 @@ pub fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
 /// Sends a packet's bytes as made by [`Message::encode`] with descriptors beside it: whole or not at all.
 ///
 /// # Errors
-/// `WouldBlock` if the socket is non-blocking and full, `BrokenPipe` if nobody listens any more.
+/// `WouldBlock` if the socket is non-blocking and full, `BrokenPipe` if nobody listens any more, `InvalidInput` if the
+/// other side would not take so long a packet; the connection is as good as before then.
 pub fn send(socket: impl AsFd, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
     if bytes.len() <= INLINE {
         return send_datagram(socket.as_fd(), bytes, descriptors);
+    }
+    if bytes.len() > LARGEST {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("packet of {} bytes; the limit is {LARGEST}", bytes.len()),
+        ));
     }
     let file = memory_file(bytes)?;
     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
