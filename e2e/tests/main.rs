@@ -11,6 +11,7 @@ mod containers;
 mod events;
 mod exec;
 mod exits;
+mod hostile;
 mod image_volumes;
 mod images;
 mod layers;

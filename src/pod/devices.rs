@@ -144,3 +144,30 @@ fn walk(out: &mut Devices, host: &Path, inside: &Path, access: &str) -> Result<(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_directory_without_end_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("file"), "").unwrap();
+        let look = |looked_at| {
+            let mut out = Devices {
+                looked_at,
+                ..Default::default()
+            };
+            add(&mut out, dir.path(), Path::new("/dev/x"), "r", true)
+        };
+        assert!(look(MAX_LOOKED_AT - 1).is_ok());
+        assert!(
+            look(MAX_LOOKED_AT)
+                .unwrap_err()
+                .message()
+                .contains("name the devices")
+        );
+    }
+}
