@@ -9,7 +9,9 @@ pub(super) fn change(data: &mut Vec<u8>, other: &[u8], words: &[&str], rng: &mut
         0 => flip(data, rng),
         1 => set(data, rng),
         2 => {
-            let new: Vec<u8> = (0..=rng.below(8)).map(|_| rng.next().to_le_bytes()[0]).collect();
+            let new: Vec<u8> = (0..=rng.below(8))
+                .map(|_| rng.number().to_le_bytes()[0])
+                .collect();
             insert(data, at, &new);
         }
         3 => {
@@ -78,7 +80,7 @@ fn set(data: &mut [u8], rng: &mut Rng) {
         3 => b'\n',
         4 => b'"',
         5 => b'/',
-        _ => rng.next().to_le_bytes()[0],
+        _ => rng.number().to_le_bytes()[0],
     };
     if let Some(byte) = data.get_mut(at) {
         *byte = new;

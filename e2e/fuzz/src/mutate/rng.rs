@@ -15,7 +15,7 @@ impl Rng {
     }
 
     /// The next number.
-    pub fn next(&mut self) -> u64 {
+    pub fn number(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -26,7 +26,7 @@ impl Rng {
     /// A number below `limit`; 0 if that is 0.
     pub fn below(&mut self, limit: usize) -> usize {
         match u64::try_from(limit) {
-            Ok(limit @ 1..) => usize::try_from(self.next() % limit).unwrap_or(0),
+            Ok(limit @ 1..) => usize::try_from(self.number() % limit).unwrap_or(0),
             _ => 0,
         }
     }
@@ -67,7 +67,7 @@ impl Rng {
         ];
         match self.below(borders.len() + 4) {
             i if i < borders.len() => borders[i],
-            _ => self.next() >> self.below(64),
+            _ => self.number() >> self.below(64),
         }
     }
 }

@@ -270,6 +270,7 @@ fn resolved(m: &husk::types::container::Mount) -> ResolvedMount {
         },
         uid_mappings: m.uid_mappings.clone(),
         gid_mappings: m.gid_mappings.clone(),
+        ..Default::default()
     }
 }
 
