@@ -123,13 +123,15 @@ impl ImageRef {
             .unwrap_or(DEFAULT_TAG)
     }
 
-    /// The form people type: without `docker.io/library/` or `docker.io/`.
+    /// The form people type: without `docker.io/library/` or `docker.io/`, unless that would mean something else, as for
+    /// `docker.io/team.example/app`.
     pub fn familiar(&self) -> String {
         let full = self.to_string();
-        match full.strip_prefix("docker.io/library/") {
-            Some(short) => short.to_owned(),
-            None => full.strip_prefix("docker.io/").unwrap_or(&full).to_owned(),
-        }
+        let short = ["docker.io/library/", "docker.io/"]
+            .into_iter()
+            .filter_map(|prefix| full.strip_prefix(prefix))
+            .find(|short| Self::parse(short).as_ref() == Ok(self));
+        short.map_or_else(|| full.clone(), str::to_owned)
     }
 }
 
@@ -279,6 +281,17 @@ mod tests {
                 "busybox:latest",
             ),
             ("me/app", "docker.io/me/app:latest", "me/app:latest"),
+            // Shorter, these would name another registry and another repository.
+            (
+                "docker.io/team.example/app",
+                "docker.io/team.example/app:latest",
+                "docker.io/team.example/app:latest",
+            ),
+            (
+                "docker.io/library/a/b",
+                "docker.io/library/a/b:latest",
+                "library/a/b:latest",
+            ),
             ("localhost/app", "localhost/app:latest", "localhost/app:latest"),
             (
                 "localhost:5000/app:v1",

@@ -63,6 +63,11 @@ pub fn references() -> Vec<Seed> {
         ("both", format!("localhost/a:tag@{D}")),
         ("address", "[fd00::1]:5000/a/b".to_owned()),
         ("id", D.to_owned()),
+        (
+            "repository-like-a-registry",
+            "docker.io/team.example/app:1".to_owned(),
+        ),
+        ("library-of-two", "docker.io/library/a/b".to_owned()),
         ("bad", "UPPER/case:a:b@x".to_owned()),
     ]
     .map(|(name, text)| (name, text.into_bytes()))
