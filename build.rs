@@ -27,5 +27,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_client(false)
         .build_server(false)
         .compile_fds(wire)?;
+
+    // Maps in order, so that what a plugin is told does not depend on chance.
+    let nri = protox::compile(
+        [root.join("nri/v1alpha1.proto"), root.join("ttrpc/v1.proto")],
+        [root],
+    )?;
+    tonic_prost_build::configure()
+        .build_client(false)
+        .build_server(false)
+        .btree_map(".")
+        .compile_fds(nri)?;
     Ok(())
 }

@@ -26,6 +26,7 @@ use crate::cri::{self, MAX_MESSAGE_BYTES};
 use crate::host::Host;
 use crate::image::{ImageConfig, ImageStore};
 use crate::network::{BuiltinConfig, Network, NetworkConfig};
+use crate::nri::{self, Nri};
 use crate::pod::launcher::{self, Launcher};
 use crate::pod::{Parts, Runtime};
 use crate::state::Db;
@@ -67,10 +68,17 @@ pub async fn serve(config: Config) -> Result<()> {
     })?;
     runtime.recover().await?;
     let stats = Stats::new(Arc::clone(&runtime), Arc::clone(&cgroups), Arc::clone(&network));
+    let nri = match nri_settings(&config) {
+        Some(settings) => Some(Nri::start(&runtime, settings).await?),
+        None => None,
+    };
 
     let listener = bind(&config.socket()).await?;
     info!(socket = %config.socket().display(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
     answer(listener, &runtime, &images, &stats).await?;
+    if let Some(nri) = nri {
+        nri.shutdown().await;
+    }
     network.shutdown().await;
     let _ = std::fs::remove_file(config.socket());
     launcher.stop().await;
@@ -208,6 +216,17 @@ fn image_config(config: &Config) -> ImageConfig {
         pinned: config.image.pinned.clone(),
         ..ImageConfig::new(config.root.join("images"))
     }
+}
+
+fn nri_settings(config: &Config) -> Option<nri::Settings> {
+    let nri = &config.nri;
+    nri.enabled.then(|| nri::Settings {
+        socket: nri.socket.clone(),
+        registration_timeout: Duration::from_secs(nri.plugin_registration_timeout_secs),
+        request_timeout: Duration::from_secs(nri.plugin_request_timeout_secs),
+        runtime_name: cri::RUNTIME_NAME.into(),
+        runtime_version: env!("CARGO_PKG_VERSION").into(),
+    })
 }
 
 fn network_config(config: &Config) -> Result<NetworkConfig> {

@@ -27,7 +27,7 @@ pub use crate::types::cgroup::CgroupVersion as Version;
 pub use cgroups::{Cgroups, Driver};
 pub use group::Cgroup;
 pub use oom::oom_kills;
-pub use resources::{limits, resources};
+pub use resources::{limits, resources, stated};
 pub use stats::{Cpu, Detail, Hugetlb, Io, Limits, Memory, Pids, Pressure, Psi, Stats, Swap};
 
 #[cfg(test)]

@@ -38,6 +38,30 @@ pub fn limits(resources: &Resources) -> LinuxResources {
     out
 }
 
+/// Limits of the OCI spec as CRI states them: the reverse of [`limits`], less what CRI has no words for.
+pub fn stated(limits: &LinuxResources) -> Resources {
+    let signed = |n: Option<u64>| n.map_or(0, |n| i64::try_from(n).unwrap_or(i64::MAX));
+    let mut out = Resources::default();
+    if let Some(cpu) = limits.cpu() {
+        out.cpu_shares = signed(cpu.shares());
+        out.cpu_period = signed(cpu.period());
+        out.cpu_quota = cpu.quota().unwrap_or(0);
+        out.cpuset_cpus = cpu.cpus().clone().unwrap_or_default();
+        out.cpuset_mems = cpu.mems().clone().unwrap_or_default();
+    }
+    if let Some(memory) = limits.memory() {
+        out.memory_limit = memory.limit().unwrap_or(0);
+        out.memory_swap_limit = memory.swap().unwrap_or(0);
+    }
+    out.pids_limit = limits.pids().map_or(0, |p| p.limit());
+    let pages = limits.hugepage_limits().iter().flatten();
+    out.hugepage_limits = pages
+        .map(|l| (l.page_size().clone(), u64::try_from(l.limit()).unwrap_or(0)))
+        .collect();
+    out.unified = limits.unified().clone().unwrap_or_default().into_iter().collect();
+    out
+}
+
 fn cpu(resources: &Resources) -> Option<LinuxCpu> {
     let text = |s: &String| (!s.is_empty()).then(|| s.clone());
     let mut cpu = LinuxCpu::default();
@@ -117,6 +141,25 @@ mod tests {
         assert_eq!(got.hugepage_limits().as_ref().unwrap()[0].page_size(), "2MB");
         assert_eq!(got.unified().as_ref().unwrap()["memory.high"], "1000");
         assert!(got.devices().is_none());
+    }
+
+    #[test]
+    fn limits_come_back_as_they_were_stated() {
+        let asked = Resources {
+            cpu_period: 50_000,
+            cpu_quota: -1,
+            cpu_shares: 512,
+            memory_limit: 64 << 20,
+            memory_swap_limit: -1,
+            cpuset_cpus: "0-1".into(),
+            cpuset_mems: "0".into(),
+            hugepage_limits: vec![("2MB".into(), 1 << 21)],
+            unified: [("memory.high".to_owned(), "1000".to_owned())].into(),
+            pids_limit: 5,
+            oom_score_adj: 0,
+        };
+        assert_eq!(stated(&limits(&asked)), asked);
+        assert_eq!(stated(&LinuxResources::default()), Resources::default());
     }
 
     #[test]

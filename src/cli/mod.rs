@@ -100,6 +100,9 @@ struct Serve {
     /// Who makes cgroups
     #[arg(long)]
     cgroup_driver: Option<CgroupDriver>,
+    /// Let NRI plugins connect, to this Unix socket
+    #[arg(long)]
+    nri_socket: Option<PathBuf>,
     /// error, warn, info, debug, trace, or a filter
     #[arg(long)]
     log_level: Option<String>,
@@ -180,6 +183,10 @@ impl Serve {
         }
         if let Some(driver) = self.cgroup_driver {
             config.cgroup.driver = driver;
+        }
+        if let Some(socket) = self.nri_socket {
+            config.nri.enabled = true;
+            config.nri.socket = socket;
         }
         if let Some(level) = self.log_level {
             config.log.level = level;

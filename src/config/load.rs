@@ -126,6 +126,16 @@ impl Config {
         if self.container.max_log_line_bytes < 64 {
             return Err(Error::invalid("container.max_log_line_bytes must be at least 64"));
         }
+        let nri = &self.nri;
+        if nri.enabled && !nri.socket.is_absolute() {
+            return Err(Error::invalid(format!(
+                "nri.socket = {:?} must be an absolute path",
+                nri.socket.display()
+            )));
+        }
+        if nri.plugin_registration_timeout_secs == 0 || nri.plugin_request_timeout_secs == 0 {
+            return Err(Error::invalid("nri: the timeouts must be at least 1 second"));
+        }
         Ok(())
     }
 }

@@ -34,6 +34,8 @@ pub struct Config {
     pub network: Network,
     /// Containers.
     pub container: Container,
+    /// Plugins of the node resource interface.
+    pub nri: Nri,
 }
 
 /// `[log]`
@@ -131,6 +133,31 @@ pub struct Container {
     pub exec_output_bytes: usize,
 }
 
+/// `[nri]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Nri {
+    /// Let NRI plugins connect.
+    pub enabled: bool,
+    /// Unix socket they connect to.
+    pub socket: PathBuf,
+    /// Seconds a plugin may take to register, and to take in the state of the node.
+    pub plugin_registration_timeout_secs: u64,
+    /// Seconds a plugin may take to answer anything else. One that takes longer is disconnected.
+    pub plugin_request_timeout_secs: u64,
+}
+
+impl Default for Nri {
+    fn default() -> Self {
+        Self {
+            enabled: false,
+            socket: "/var/run/nri/nri.sock".into(),
+            plugin_registration_timeout_secs: 5,
+            plugin_request_timeout_secs: 2,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -142,6 +169,7 @@ impl Default for Config {
             image: Image::default(),
             network: Network::default(),
             container: Container::default(),
+            nri: Nri::default(),
         }
     }
 }

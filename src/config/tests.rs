@@ -53,6 +53,8 @@ fn impossible_values_are_refused() {
         "[image]\nmax_concurrent_downloads = 0",
         "run = 3",
         "[log]\nformat = \"xml\"",
+        "[nri]\nenabled = true\nsocket = \"nri.sock\"",
+        "[nri]\nplugin_request_timeout_secs = 0",
     ] {
         std::fs::write(&file, text).unwrap();
         assert!(load(&file, true).is_err(), "{text}");

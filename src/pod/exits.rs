@@ -193,6 +193,7 @@ impl Runtime {
             // The supervisor's exit record says the same to the next daemon.
             warn!(container = ?container.id(), %error, "end of container could not be recorded");
         }
+        self.note_end(container);
     }
 
     pub(super) async fn remove_cgroup(&self, container: &Container) {

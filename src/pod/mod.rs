@@ -25,6 +25,7 @@ pub mod fuzz;
 pub mod index;
 pub mod launcher;
 pub mod paths;
+pub mod plugins;
 pub mod recover;
 pub mod remove;
 pub mod run;
@@ -33,7 +34,7 @@ pub mod shm;
 pub mod start;
 pub mod stop;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::cgroup::Cgroups;
 use crate::config::Config;
@@ -78,6 +79,7 @@ pub struct Runtime {
     container_operations: Operations<(PodId, ContainerMetadata), ContainerConfig, ContainerId>,
     execs: exec::Execs,
     events: events::Events,
+    plugins: OnceLock<Arc<dyn plugins::Plugins>>,
 }
 
 impl Runtime {
@@ -96,6 +98,7 @@ impl Runtime {
             container_operations: Operations::default(),
             execs: exec::Execs::default(),
             events: events::Events::default(),
+            plugins: OnceLock::new(),
         }))
     }
 

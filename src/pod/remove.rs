@@ -10,6 +10,7 @@ use crate::state::Table;
 use crate::types::error::{Context, Result};
 
 use super::container::Container;
+use super::plugins::{ContainerEvent, PodEvent};
 use super::sandbox::Pod;
 use super::{Runtime, blocking, detached};
 
@@ -30,6 +31,7 @@ impl Runtime {
         container.update(|s| s.removing = true);
         self.stop_process(container, Duration::ZERO).await?;
         self.delete_container_remains(container).await?;
+        self.note_container(ContainerEvent::Remove, container).await;
         self.parts.db.delete(Table::Containers, container.id().as_str())?;
         self.forget_container(container);
         info!(container = ?container.id(), "container removed");
@@ -93,6 +95,7 @@ impl Runtime {
         }
         self.remove_pod_cgroup(pod);
         remove_if_there(&self.paths.pod(&pod.id))?;
+        self.note_pod(PodEvent::Remove, pod).await;
         self.forget_pod(pod);
         info!(pod = ?pod.id, "pod removed");
         Ok(())

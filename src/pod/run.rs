@@ -14,6 +14,7 @@ use crate::types::time::now_nanos;
 use crate::types::{PodConfig, PodId, PodState, Realm};
 
 use super::adopt::Begin;
+use super::plugins::PodEvent;
 use super::remove::remove_if_there;
 use super::sandbox::{Pod, Supervisor, SupervisorFacts};
 use super::{Runtime, blocking, files};
@@ -60,6 +61,7 @@ impl Runtime {
                 Ok(pod.id.clone())
             }
             Err(error) => {
+                self.note_pod(PodEvent::Remove, &pod).await;
                 if let Err(left) = self.undo_pod(&pod).await {
                     // Stays listed, so that the client can stop and remove it later.
                     warn!(pod = ?pod.id, error = %left, "pod that failed to start could not be cleaned up");
@@ -128,11 +130,9 @@ impl Runtime {
             client: spawned.client,
             facts,
         });
-        let ips = ips?;
-        self.change_pod(pod, |s| {
-            s.ips = ips;
-            s.state = PodState::Ready;
-        });
+        pod.status_mut().ips = ips?;
+        self.tell_pod(PodEvent::Run, pod).await?;
+        self.change_pod(pod, |s| s.state = PodState::Ready);
         self.save_pod(pod)?;
         self.watch_supervisor(pod);
         Ok(())

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use oci_spec::runtime::LinuxResources;
 use tracing::info;
 
 use crate::types::error::{Error, Kind, Result};
@@ -11,6 +12,7 @@ use crate::types::{ContainerState, Resources};
 use super::client::Client;
 use super::container::Container;
 use super::exits::Ending;
+use super::plugins::ContainerEvent;
 use super::{Runtime, blocking, detached};
 
 impl Runtime {
@@ -42,6 +44,10 @@ impl Runtime {
             Ok(())
         });
         begun.map_err(what)?;
+        if let Err(error) = self.tell_container(ContainerEvent::Start, container).await {
+            self.ended(container, Ending::start_failed(&error, None)).await;
+            return Err(what(error));
+        }
         match client.start(container.id()).await {
             Ok(started) => {
                 self.change_container(container, |s| {
@@ -52,6 +58,7 @@ impl Runtime {
                     }
                 });
                 self.save_container(container)?;
+                self.note_container(ContainerEvent::PostStart, container).await;
                 info!(container = ?container.id(), "container started");
                 Ok(())
             }
@@ -99,13 +106,42 @@ impl Runtime {
                 "container {id} has ended; it has no limits to change"
             )));
         }
+        let this = Arc::clone(self);
+        detached(async move { this.change_limits(&container, &wanted).await }).await
+    }
+
+    async fn change_limits(&self, container: &Arc<Container>, wanted: &Resources) -> Result<()> {
+        let mut limits = crate::cgroup::limits(wanted);
+        if let Some(plugins) = self.plugins.get() {
+            let pod = self.find_pod(container.facts.pod.as_str())?;
+            limits = plugins.update(&pod, container, limits).await?;
+        }
+        self.apply_limits(container, limits).await?;
+        self.note_container(ContainerEvent::PostUpdate, container).await;
+        Ok(())
+    }
+
+    /// Writes limits of a container and remembers them; what is not set stays. Nobody is asked.
+    ///
+    /// # Errors
+    /// `FailedPrecondition` for a container that has ended; a limit that cannot be applied.
+    pub async fn apply_limits(&self, container: &Arc<Container>, limits: LinuxResources) -> Result<()> {
+        let id = container.id();
+        if !matches!(
+            container.state(),
+            ContainerState::Created | ContainerState::Running
+        ) {
+            return Err(Error::precondition(format!(
+                "container {id} has no process whose limits could be changed"
+            )));
+        }
         let cgroup = self.parts.cgroups.open(&container.facts.cgroup_path);
-        let oci = crate::cgroup::limits(&wanted);
-        blocking(move || cgroup.apply(&oci))
+        let stated = crate::cgroup::stated(&limits);
+        blocking(move || cgroup.apply(&limits))
             .await
             .map_err(|e| e.context(format!("update container {id}")))?;
-        container.update(|s| merge(&mut s.resources, wanted));
-        self.save_container(&container)
+        container.update(|s| s.resources.merge(stated));
+        self.save_container(container)
     }
 
     /// The connection to the supervisor of a container's pod.
@@ -115,30 +151,4 @@ impl Runtime {
             .map(|s| s.client)
             .ok_or_else(|| Error::precondition(format!("pod sandbox {} is not running", container.facts.pod)))
     }
-}
-
-fn merge(have: &mut Resources, new: Resources) {
-    let number = |have: &mut i64, new: i64| {
-        if new != 0 {
-            *have = new;
-        }
-    };
-    number(&mut have.cpu_period, new.cpu_period);
-    number(&mut have.cpu_quota, new.cpu_quota);
-    number(&mut have.cpu_shares, new.cpu_shares);
-    number(&mut have.memory_limit, new.memory_limit);
-    number(&mut have.memory_swap_limit, new.memory_swap_limit);
-    number(&mut have.pids_limit, new.pids_limit);
-    for (have, new) in [
-        (&mut have.cpuset_cpus, new.cpuset_cpus),
-        (&mut have.cpuset_mems, new.cpuset_mems),
-    ] {
-        if !new.is_empty() {
-            *have = new;
-        }
-    }
-    if !new.hugepage_limits.is_empty() {
-        have.hugepage_limits = new.hugepage_limits;
-    }
-    have.unified.extend(new.unified);
 }

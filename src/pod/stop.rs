@@ -10,6 +10,7 @@ use crate::types::{ContainerState, PodState};
 
 use super::container::Container;
 use super::exits::Ending;
+use super::plugins::{ContainerEvent, PodEvent};
 use super::sandbox::Pod;
 use super::{Runtime, blocking, detached};
 
@@ -30,7 +31,12 @@ impl Runtime {
             return Ok(());
         };
         let this = Arc::clone(self);
-        detached(async move { this.stop_process(&container, grace).await }).await
+        detached(async move {
+            this.stop_process(&container, grace).await?;
+            this.note_container(ContainerEvent::Stop, &container).await;
+            Ok(())
+        })
+        .await
     }
 
     pub(super) async fn stop_process(&self, container: &Arc<Container>, grace: Duration) -> Result<()> {
@@ -130,6 +136,8 @@ impl Runtime {
         for killed in futures_util::future::join_all(kills).await {
             killed.map_err(what)?;
         }
+        // Told while everything but the containers is still there.
+        self.note_pod(PodEvent::Stop, pod).await;
         self.take_down(pod).await.map_err(what)?;
         let was = self.change_pod(pod, |s| s.state = PodState::NotReady);
         if was != PodState::NotReady {

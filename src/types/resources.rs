@@ -31,3 +31,32 @@ pub struct Resources {
     /// Most processes and threads; 0 means not set. CRI has no field for it; the command line does.
     pub pids_limit: i64,
 }
+
+impl Resources {
+    /// Takes over what is set in `new`; the rest stays.
+    pub fn merge(&mut self, new: Self) {
+        let number = |have: &mut i64, new: i64| {
+            if new != 0 {
+                *have = new;
+            }
+        };
+        number(&mut self.cpu_period, new.cpu_period);
+        number(&mut self.cpu_quota, new.cpu_quota);
+        number(&mut self.cpu_shares, new.cpu_shares);
+        number(&mut self.memory_limit, new.memory_limit);
+        number(&mut self.memory_swap_limit, new.memory_swap_limit);
+        number(&mut self.pids_limit, new.pids_limit);
+        for (have, new) in [
+            (&mut self.cpuset_cpus, new.cpuset_cpus),
+            (&mut self.cpuset_mems, new.cpuset_mems),
+        ] {
+            if !new.is_empty() {
+                *have = new;
+            }
+        }
+        if !new.hugepage_limits.is_empty() {
+            self.hugepage_limits = new.hugepage_limits;
+        }
+        self.unified.extend(new.unified);
+    }
+}

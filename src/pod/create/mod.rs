@@ -22,21 +22,34 @@ use crate::supervisor::protocol::CreateContainer;
 use crate::types::error::{Context, Error, Kind, Result};
 use crate::types::security::NamespaceMode;
 use crate::types::time::now_nanos;
-use crate::types::{ContainerConfig, ContainerId, ContainerState, PodId, PodState};
+use crate::types::{ContainerConfig, ContainerId, ContainerState, PodId, PodState, Resources};
 
 use super::adopt::Begin;
 use super::container::{Container, ContainerFacts, ContainerStatus};
 use super::paths::log_path;
+use super::plugins::ContainerEvent;
 use super::sandbox::{Pod, Supervisor};
 use super::{Runtime, blocking};
 
 /// What is known of a container before anything of it is made.
-struct Prepared {
-    facts: ContainerFacts,
-    spec: Spec,
+pub(super) struct Prepared {
+    pub(super) facts: ContainerFacts,
+    pub(super) spec: Spec,
     rootfs: Rootfs,
     image_volumes: Vec<plan::ImageVolume>,
     log: Option<PathBuf>,
+}
+
+impl Prepared {
+    /// The limits as they are going to be: those asked for, with what plugins made of them.
+    fn resources(&self) -> Resources {
+        let mut resources = self.facts.config.resources.clone();
+        let linux = self.spec.linux().as_ref();
+        if let Some(limits) = linux.and_then(|l| l.resources().as_ref()) {
+            resources.merge(crate::cgroup::stated(limits));
+        }
+        resources
+    }
 }
 
 impl Runtime {
@@ -92,6 +105,11 @@ impl Runtime {
             );
             blocking(move || this.prepare(&pod, &facts, id, config)).await
         };
+        // Clients see nothing of it yet, and nothing was made that would have to be undone but the lease.
+        let prepared = match prepared {
+            Ok(mut prepared) => self.adjust(&pod, &mut prepared).await.map(|()| prepared),
+            Err(e) => Err(e),
+        };
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(e) => {
@@ -102,7 +120,7 @@ impl Runtime {
         let container = Container::new(
             prepared.facts.clone(),
             ContainerStatus {
-                resources: prepared.facts.config.resources.clone(),
+                resources: prepared.resources(),
                 ..Default::default()
             },
         );
@@ -118,10 +136,12 @@ impl Runtime {
                     }
                 });
                 self.save_container(&container)?;
+                self.note_container(ContainerEvent::PostCreate, &container).await;
                 info!(container = ?id, pod = ?pod.id, name = %container.facts.config.metadata.name, "container created");
                 Ok(id)
             }
             Err(error) => {
+                self.note_container(ContainerEvent::Remove, &container).await;
                 self.discard_container(&container).await;
                 Err(what(error))
             }
