@@ -33,7 +33,13 @@ pub fn run(target: &Target, effort: &Effort) -> std::io::Result<bool> {
         inputs: Vec::new(),
         biggest: 0,
     };
-    for (path, input) in corpus::read(target)? {
+    let corpus = if effort.quiet {
+        let named = |(name, input): (&str, Vec<u8>)| (name.into(), input);
+        (target.seeds)().into_iter().map(named).collect()
+    } else {
+        corpus::read(target)?
+    };
+    for (path, input) in corpus {
         runner.try_input(&input, Some(&path))?;
         // Even if it says what another one says.
         runner.inputs.push(input);
@@ -50,7 +56,7 @@ pub fn run(target: &Target, effort: &Effort) -> std::io::Result<bool> {
     let mut rng = Rng::new(effort.seed, target.name);
     let begun = Instant::now();
     let mut runs = 0u64;
-    while runner.failures.len() < MAX_FAILURES && effort.goes_on(runs, begun.elapsed()) {
+    while !effort.quiet && runner.failures.len() < MAX_FAILURES && effort.goes_on(runs, begun.elapsed()) {
         let input = runner.inputs[rng.below(runner.inputs.len())].clone();
         let other = &runner.inputs[rng.below(runner.inputs.len())];
         let changed = mutate(target, &input, other, &mut rng);

@@ -12,6 +12,7 @@ mod child;
 mod corpus;
 mod now;
 mod parent;
+mod proof;
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Effort {
     runs: u64,
     time: Option<Duration>,
     seed: u64,
+    /// Keep nothing of what is found.
+    quiet: bool,
 }
 
 fn main() -> ExitCode {
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
         runs: 20_000,
         time: None,
         seed: 1,
+        quiet: false,
     };
     let mut filters = Vec::new();
     let mut words = std::env::args().skip(1);
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
             "--runs" => effort.runs = value().parse().unwrap(),
             "--seconds" => effort.time = Some(Duration::from_secs(value().parse().unwrap())),
             "--seed" => effort.seed = value().parse().unwrap(),
+            "--quiet" => effort.quiet = true,
             "--write-seeds" => {
                 corpus::write_seeds().unwrap();
                 return ExitCode::SUCCESS;
@@ -60,7 +65,9 @@ fn main() -> ExitCode {
             }
             // The parent starts this program again like this.
             "--child" => {
-                let target = husk_fuzz::find(&value()).unwrap();
+                let name = value();
+                let proofs = proof::TARGETS.iter().find(|t| t.name == name);
+                let target = husk_fuzz::find(&name).or(proofs).unwrap();
                 let fine = child::run(target, &effort).unwrap();
                 return if fine {
                     ExitCode::SUCCESS
@@ -84,8 +91,23 @@ fn main() -> ExitCode {
         }
     }
     let chosen = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(f.as_str()));
-    let targets = husk_fuzz::TARGETS.iter().filter(|t| chosen(t.name));
-    if parent::run_all(targets.collect(), &effort) {
+    let targets: Vec<_> = husk_fuzz::TARGETS.iter().filter(|t| chosen(t.name)).collect();
+    if !targets.is_empty() {
+        let found = parent::run_all(proof::TARGETS.iter().collect(), &effort, parent::PROOF);
+        assert_eq!(
+            found.len(),
+            proof::TARGETS.len(),
+            "the runner only finds {found:?}"
+        );
+    }
+    let total = targets.len();
+    let failed = parent::run_all(targets, &effort, parent::PATIENT);
+    println!(
+        "test result: {} targets passed; {} failed {failed:?}",
+        total - failed.len(),
+        failed.len()
+    );
+    if failed.is_empty() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::unix::process::ExitStatusExt as _;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use husk_fuzz::Target;
@@ -10,21 +10,41 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{Effort, corpus, now};
 
-/// One input may take so much of a processor. Far above what any takes: this finds loops, it does not measure.
-const MAX_CPU: Duration = Duration::from_secs(30);
-/// One input may stand still so long, which finds deadlocks.
-const MAX_WAIT: Duration = Duration::from_secs(300);
+/// When an input counts as one that is never done.
+#[derive(Debug, Clone, Copy)]
+pub struct Watch {
+    /// It may take so much of a processor.
+    cpu: Duration,
+    /// It may stand still so long, which finds deadlocks.
+    wait: Duration,
+    /// Say nothing of what is found, and keep nothing of it.
+    quiet: bool,
+}
+
+/// Far above what any input takes: this finds loops, it does not measure.
+pub const PATIENT: Watch = Watch {
+    cpu: Duration::from_secs(30),
+    wait: Duration::from_secs(300),
+    quiet: false,
+};
+
+/// For targets that are known never to be done.
+pub const PROOF: Watch = Watch {
+    cpu: Duration::from_millis(500),
+    wait: Duration::from_secs(300),
+    quiet: true,
+};
+
 /// Address space of a target. More is refused, and the process aborts.
 const MAX_SPACE: u64 = 8 << 30;
 const POLL: Duration = Duration::from_millis(50);
 
-/// Runs all, a few at a time; `false` if something was found.
-pub fn run_all(targets: Vec<&'static Target>, effort: &Effort) -> bool {
+/// Runs all, a few at a time; the names of those that something was found with.
+pub fn run_all(targets: Vec<&'static Target>, effort: &Effort, watch: Watch) -> Vec<&'static str> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_AS).unwrap();
     // Inherited by the processes; this one needs little.
     setrlimit(Resource::RLIMIT_AS, soft.min(MAX_SPACE), hard).unwrap();
     let at_once = std::thread::available_parallelism().map_or(1, |n| n.get().min(4));
-    let total = targets.len();
     let mut waiting = targets.into_iter();
     let mut running: Vec<Watched> = Vec::new();
     let mut failed = Vec::new();
@@ -32,7 +52,7 @@ pub fn run_all(targets: Vec<&'static Target>, effort: &Effort) -> bool {
         while running.len() < at_once
             && let Some(target) = waiting.next()
         {
-            running.push(Watched::start(target, effort));
+            running.push(Watched::start(target, effort, watch));
         }
         if running.is_empty() {
             break;
@@ -48,24 +68,20 @@ pub fn run_all(targets: Vec<&'static Target>, effort: &Effort) -> bool {
             }
         });
     }
-    println!(
-        "test result: {} targets passed; {} failed {failed:?}",
-        total - failed.len(),
-        failed.len()
-    );
-    failed.is_empty()
+    failed
 }
 
 struct Watched {
     target: &'static Target,
     child: Child,
     state: File,
+    watch: Watch,
     /// The input at which it was seen last, when, and how much processor time it had had by then.
     last: (u64, Instant, Duration),
 }
 
 impl Watched {
-    fn start(target: &'static Target, effort: &Effort) -> Self {
+    fn start(target: &'static Target, effort: &Effort, watch: Watch) -> Self {
         let path = corpus::scratch().join(format!("{}.{}.now", target.name, std::process::id()));
         let state = File::options()
             .read(true)
@@ -85,6 +101,9 @@ impl Watched {
             command.args(["--seconds", &time.as_secs().to_string()]);
         }
         // The child gets the file as its standard input, so that it needs no name any more.
+        if watch.quiet {
+            command.arg("--quiet").stdout(Stdio::null()).stderr(Stdio::null());
+        }
         let child = command
             .arg("--child")
             .arg(target.name)
@@ -96,6 +115,7 @@ impl Watched {
             target,
             child,
             state,
+            watch,
             last: (0, Instant::now(), Duration::ZERO),
         }
     }
@@ -114,7 +134,7 @@ impl Watched {
         let (last, when, before) = self.last;
         if count != last {
             self.last = (count, Instant::now(), used);
-        } else if used.saturating_sub(before) > MAX_CPU || when.elapsed() > MAX_WAIT {
+        } else if used.saturating_sub(before) > self.watch.cpu || when.elapsed() > self.watch.wait {
             self.report(&format!(
                 "no answer after {:?} of processor time and {:?} in all",
                 used.saturating_sub(before),
@@ -128,6 +148,9 @@ impl Watched {
     }
 
     fn report(&self, what: &str) {
+        if self.watch.quiet {
+            return;
+        }
         let name = self.target.name;
         match now::input(&self.state) {
             Some(input) => {
