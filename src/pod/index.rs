@@ -338,6 +338,9 @@ fn forget<T: PartialEq>(table: &mut HashMap<String, Vec<T>>, key: &str, item: &T
 }
 
 #[cfg(test)]
+mod model_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::pod::sandbox::PodStatus;
