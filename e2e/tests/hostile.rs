@@ -456,6 +456,65 @@ async fn a_log_is_not_written_through_a_link() -> Result<()> {
     .await
 }
 
+#[tokio::test]
+async fn a_profile_that_is_no_file_holds_nobody_up() -> Result<()> {
+    run(async |husk| {
+        let image = husk.busybox().await?;
+        let pod = husk.cri.pod(husk.pod_config("profile")).await?;
+        let pipe = husk.dir().join("pipe");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU)?;
+        for path in [pipe.display().to_string(), "/dev/zero".to_owned(), "/".to_owned()] {
+            let config = sleeper("main", &image).secured(|s| {
+                s.seccomp = Some(SecurityProfile {
+                    profile_type: security_profile::ProfileType::Localhost.into(),
+                    localhost_ref: path.clone(),
+                });
+            });
+            check(&path, husk.cri.create(&pod, config).await)?;
+        }
+        husk.cri.stop_pod(&pod.id).await?;
+        husk.assert_serving().await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn more_listeners_than_there_may_be_are_told_so() -> Result<()> {
+    run(async |husk| {
+        costs_nothing(husk, async |husk| {
+            let (mut open, mut refused) = (Vec::new(), 0);
+            for _ in 0..100 {
+                match husk.cri.runtime().get_container_events(GetEventsRequest {}).await {
+                    Ok(stream) => open.push(stream),
+                    Err(status) => {
+                        ensure!(status.code() == Code::ResourceExhausted, "{status:?}");
+                        refused += 1;
+                    }
+                }
+            }
+            ensure!(
+                !open.is_empty() && refused > 0,
+                "{} open, {refused} refused",
+                open.len()
+            );
+            husk.assert_serving().await?;
+            drop(open);
+            eventually("a place for a new listener", async || {
+                Ok(husk
+                    .cri
+                    .runtime()
+                    .get_container_events(GetEventsRequest {})
+                    .await
+                    .ok())
+            })
+            .await?;
+            Ok(())
+        })
+        .await
+    })
+    .await
+}
+
 fn connect(husk: &Husk) -> Result<UnixStream> {
     Ok(UnixStream::connect(husk.dir().join("run/husk.sock"))?)
 }

@@ -93,7 +93,7 @@ impl Runtime {
         for container in self.index.containers_of(&pod.id) {
             self.remove_found(&container).await?;
         }
-        self.remove_pod_cgroup(pod);
+        self.remove_pod_cgroup(pod).await;
         remove_if_there(&self.paths.pod(&pod.id))?;
         self.note_pod(PodEvent::Remove, pod).await;
         self.forget_pod(pod);
@@ -102,10 +102,11 @@ impl Runtime {
     }
 
     /// Removes the cgroup that husk made for a pod whose client named none.
-    fn remove_pod_cgroup(&self, pod: &Pod) {
+    async fn remove_pod_cgroup(&self, pod: &Pod) {
         if pod.config.cgroup_parent.is_empty() {
-            let path = self.cgroup_parent(pod);
-            if let Err(error) = self.parts.cgroups.open(&path).remove() {
+            let cgroup = self.parts.cgroups.open(&self.cgroup_parent(pod));
+            // It may have to wait for the last process to be gone.
+            if let Err(error) = blocking(move || cgroup.remove()).await {
                 warn!(pod = ?pod.id, %error, "cgroup of the pod could not be removed");
             }
         }

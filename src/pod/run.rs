@@ -93,7 +93,9 @@ impl Runtime {
         } else {
             None
         };
-        self.prepare_directories(pod)?;
+        // The log directory may be anywhere, even on a server that does not answer.
+        let (this, of) = (Arc::clone(self), Arc::clone(pod));
+        blocking(move || this.prepare_directories(&of)).await?;
 
         let attach = async {
             if own_network {

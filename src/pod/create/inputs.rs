@@ -226,11 +226,7 @@ fn localhost_profile(runtime: &Runtime, path: &str, caps: CapSet) -> Result<Linu
         )));
     }
     let what = || format!("seccomp profile {}", path.display());
-    let size = std::fs::metadata(path).with_context(what)?.len();
-    if size > seccomp::profile::MAX_BYTES as u64 {
-        return Err(Error::invalid(format!("{}: {size} bytes are too many", what())));
-    }
-    let text = std::fs::read(path).with_context(what)?;
+    let text = read_file(path, seccomp::profile::MAX_BYTES as u64).map_err(|e| e.context(what()))?;
     let native = Abi::native().ok_or_else(|| {
         Error::new(
             Kind::Unimplemented,
@@ -243,6 +239,27 @@ fn localhost_profile(runtime: &Runtime, path: &str, caps: CapSet) -> Result<Linu
         kernel: runtime.host().kernel,
     };
     seccomp::profile::parse(&path.display().to_string(), &text, &environment)
+}
+
+/// Reads a file that a client named: it may as well be a pipe that nobody writes to, or `/dev/zero`.
+fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
+    use std::io::Read as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOCTTY;
+    let file = std::fs::File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .context("open")?;
+    if !file.metadata().context("look at it")?.is_file() {
+        return Err(Error::invalid("it is not a regular file"));
+    }
+    let mut text = Vec::new();
+    file.take(most + 1).read_to_end(&mut text).context("read")?;
+    if text.len() as u64 > most {
+        return Err(Error::invalid(format!("it has more than {most} bytes")));
+    }
+    Ok(text)
 }
 
 fn check_apparmor(config: &ContainerConfig, enabled: bool) -> Result<()> {
@@ -441,6 +458,25 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse_signal(text), number, "{text}");
+        }
+    }
+
+    #[test]
+    fn files_of_clients_are_files_and_end() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (pipe, file) = (dir.path().join("pipe"), dir.path().join("file"));
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).expect("a pipe");
+        std::fs::write(&file, "12345").expect("a file");
+        assert_eq!(read_file(&file, 5), Ok(b"12345".to_vec()));
+        for (path, most, part) in [
+            (file.as_path(), 4, "more than 4"),
+            (&pipe, 5, "regular"),
+            (Path::new("/dev/zero"), 5, "regular"),
+            (Path::new("/"), 5, "regular"),
+            (&dir.path().join("absent"), 5, "No such file"),
+        ] {
+            let error = read_file(path, most).expect_err("refused");
+            assert!(error.message().contains(part), "{}: {error}", path.display());
         }
     }
 

@@ -111,7 +111,7 @@ impl Runtime {
             Err(e) => Err(e),
         };
         let prepared = match prepared {
-            Ok(prepared) => prepared,
+            Ok(prepared) => Arc::new(prepared),
             Err(e) => {
                 self.parts.images.release(id.as_str());
                 return Err(what(e));
@@ -196,9 +196,16 @@ impl Runtime {
     }
 
     /// Makes directories, cgroup and process; returns the process's id.
-    async fn make_process(&self, pod: &Pod, supervisor: &Supervisor, prepared: &Prepared) -> Result<i32> {
+    async fn make_process(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        supervisor: &Supervisor,
+        prepared: &Arc<Prepared>,
+    ) -> Result<i32> {
         let facts = &prepared.facts;
-        self.make_directories(pod, prepared)?;
+        // Filling an image's volumes may copy gigabytes.
+        let (this, of, wanted) = (Arc::clone(self), Arc::clone(pod), Arc::clone(prepared));
+        blocking(move || this.make_directories(&of, &wanted)).await?;
         let cgroup = self.make_cgroup(prepared).await?;
         let plan = plan::container(
             &prepared.spec,
