@@ -20,13 +20,14 @@ use tracing::warn;
 
 /// Most clients at a time. kubelet is one or two.
 const MAX_CLIENTS: usize = 1000;
-/// How often a client is asked for a sign of life.
-pub(super) const PING_INTERVAL: Duration = Duration::from_secs(60);
+/// How often a client is asked for a sign of life. Rarely: one that is stopped for a while, by a debugger or a full disk,
+/// should find its connection as it was.
+pub(super) const PING_INTERVAL: Duration = Duration::from_secs(300);
 /// How long it may take to give one.
-pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const PING_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long nothing may come before the connection is closed: more than a ping and its answer take. It ends those that
 /// never began to speak HTTP/2, who are not pinged.
-const SILENCE: Duration = Duration::from_secs(150);
+const SILENCE: Duration = Duration::from_secs(900);
 /// How long to wait when the node is out of descriptors or memory.
 const PAUSE: Duration = Duration::from_millis(100);
 
