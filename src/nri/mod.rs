@@ -17,6 +17,8 @@ mod adjust;
 pub mod connection;
 mod dispatch;
 mod events;
+#[doc(hidden)]
+pub mod fuzz;
 mod known;
 pub mod mux;
 mod plugin;

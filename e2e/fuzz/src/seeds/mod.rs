@@ -4,6 +4,7 @@
 pub mod cni;
 pub mod cri;
 pub mod image;
+pub mod nri;
 pub mod oci;
 pub mod supervisor;
 pub mod tar;

@@ -4,6 +4,7 @@ mod accounts;
 mod cni;
 mod cri;
 mod image;
+mod nri;
 mod oci;
 mod registry;
 mod supervisor;
@@ -148,6 +149,24 @@ pub const TARGETS: &[Target] = &[
         memory: MIB,
         memory_factor: 300,
         seeds: seeds::oci::specs,
+    },
+    Target {
+        name: "nri-connection",
+        run: nri::connection,
+        shape: Shape::Bytes,
+        words: nri::WORDS,
+        memory: MIB,
+        memory_factor: 300,
+        seeds: seeds::nri::connections,
+    },
+    Target {
+        name: "nri-adjustment",
+        run: nri::adjustment,
+        shape: Shape::Protobuf,
+        words: nri::WORDS,
+        memory: MIB,
+        memory_factor: 300,
+        seeds: seeds::nri::adjustments,
     },
 ];
 
