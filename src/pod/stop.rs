@@ -49,8 +49,12 @@ impl Runtime {
                     .signal(container.id(), signal, false)
                     .await
                 {
-                    // It ended meanwhile.
-                    Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => {}
+                    // It ended meanwhile, or its supervisor hangs: then it gets its grace, and the kill.
+                    Err(e)
+                        if matches!(
+                            e.kind(),
+                            Kind::NotFound | Kind::FailedPrecondition | Kind::Unavailable
+                        ) => {}
                     other => other?,
                 }
                 if tokio::time::timeout(grace, container.wait()).await.is_ok() {
@@ -100,8 +104,8 @@ impl Runtime {
                     .await;
                 Ok(())
             }
-            // No supervisor, or one that is still making the process, or has just seen it end.
-            Err(e) if e.kind() == Kind::FailedPrecondition => {
+            // No supervisor, or one that is still making the process, has just seen it end, or hangs.
+            Err(e) if matches!(e.kind(), Kind::FailedPrecondition | Kind::Unavailable) => {
                 let cgroup = self.parts.cgroups.open(&container.facts.cgroup_path);
                 blocking(move || cgroup.kill()).await
             }

@@ -1,14 +1,20 @@
 //! One method per operation.
 
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use crate::supervisor::protocol::{
     CreateContainer, Created, Exec, ExecStarted, Failure, Op, Reply, Started, State,
 };
 use crate::supervisor::wire::Descriptors;
-use crate::types::{ContainerId, Error, Result};
+use crate::types::error::Context as _;
+use crate::types::{ContainerId, Error, Kind, Result};
 
 use super::Client;
+
+/// How long a supervisor may take to answer what takes it microseconds. It is one thread, and whatever stops it, such as
+/// a log on a server that does not answer, must not stop the daemon's calls for ever.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 
 /// Ends of pipes that the supervisor gives to an exec.
 #[derive(Debug, Default)]
@@ -185,19 +191,62 @@ impl Client {
         }
     }
 
-    /// Ends the supervisor. With `force` it kills what still runs first.
+    /// Ends the supervisor. With `force` it kills what still runs first, and is itself killed if it does not answer.
     ///
     /// # Errors
     /// [`crate::types::Kind::FailedPrecondition`] if a container has not exited and is not to be killed.
     pub async fn shutdown(&self, force: bool) -> Result<()> {
-        self.done(Op::Shutdown { force }, Vec::new()).await
+        self.shutdown_within(force, ANSWER_LIMIT).await
+    }
+
+    pub(super) async fn shutdown_within(&self, force: bool, limit: Duration) -> Result<()> {
+        match self.done_within(Op::Shutdown { force }, Vec::new(), limit).await {
+            Err(error) if force && error.kind() == Kind::Unavailable && self.is_alive() => {
+                tracing::warn!(%error, "supervisor is killed");
+                let killed = rustix::process::pidfd_send_signal(self.pidfd(), rustix::process::Signal::KILL);
+                killed.with_context(|| format!("{error}; kill it"))
+            }
+            done => done,
+        }
     }
 
     async fn done(&self, op: Op, descriptors: Descriptors) -> Result<()> {
-        match self.call(op, descriptors).await? {
-            (Reply::Done, _) => Ok(()),
-            other => Err(surprise(&other.0)),
+        self.done_within(op, descriptors, ANSWER_LIMIT).await
+    }
+
+    /// # Errors
+    /// [`crate::types::Kind::Unavailable`] if no answer comes within `limit`; besides what the answer says.
+    pub(super) async fn done_within(&self, op: Op, descriptors: Descriptors, limit: Duration) -> Result<()> {
+        match tokio::time::timeout(limit, self.call(op, descriptors)).await {
+            Ok(answer) => match answer? {
+                (Reply::Done, _) => Ok(()),
+                other => Err(surprise(&other.0)),
+            },
+            Err(_) => Err(self.hangs(limit)),
         }
+    }
+
+    /// Says what a supervisor that does not answer is doing, as far as the kernel tells.
+    fn hangs(&self, limit: Duration) -> Error {
+        let greeting = self.greeting();
+        let read =
+            |file| std::fs::read_to_string(format!("/proc/{}/{file}", greeting.pid)).unwrap_or_default();
+        let (status, channel) = (read("status"), read("wchan"));
+        let state = status
+            .lines()
+            .find_map(|l| l.strip_prefix("State:"))
+            .unwrap_or("gone");
+        Error::new(
+            Kind::Unavailable,
+            format!(
+                "supervisor {} of pod {} has not answered for {limit:?}: its state is {}, it waits in {:?}; the file system \
+                 that holds a log of the pod may not answer",
+                greeting.pid,
+                greeting.pod_id,
+                state.trim(),
+                channel.trim()
+            ),
+        )
     }
 }
 

@@ -262,3 +262,25 @@ async fn a_forced_shutdown_kills_and_tells() {
     pod.client.closed().await;
     assert_eq!(ExitRecord::read(&pod.record()).unwrap().unwrap().exit_code, 137);
 }
+
+#[tokio::test]
+async fn a_supervisor_that_stands_still_holds_nobody_up_and_can_be_ended() {
+    let pod = Pod::spawn(&launcher().await, |_| {}).await;
+    let pid = nix::unistd::Pid::from_raw(pod.client.greeting().pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let limit = Duration::from_millis(100);
+    let signal = Op::Signal {
+        container: ContainerId::random(),
+        signal: 15,
+        all: true,
+    };
+    let error = pod
+        .client
+        .done_within(signal, Vec::new(), limit)
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable);
+    assert!(error.message().contains("stopped"), "{error}");
+    pod.client.shutdown_within(true, limit).await.unwrap();
+    wait_until("the supervisor's end", || !pod.client.is_alive()).await;
+}
