@@ -47,13 +47,14 @@ pub async fn serve(config: Config) -> Result<()> {
     std::fs::create_dir_all(&config.root)
         .with_context(|| format!("create directory {}", config.root.display()))?;
 
-    let host = Host::probe();
+    let mut host = Host::probe();
     let driver = match config.cgroup.driver {
         CgroupDriver::Cgroupfs => Driver::Cgroupfs,
         CgroupDriver::Systemd => Driver::Systemd,
     };
     let cgroups = Arc::new(Cgroups::probe(Path::new("/sys/fs/cgroup"), driver)?);
     let launcher = Launcher::start(launcher_config(&config, &cgroups)?).await?;
+    host.id_mapped_layers_problem = id_maps_problem(&launcher, &config.root).await;
     let db = Db::open(&config.root.join("husk.db"))?;
     let images = ImageStore::open(image_config(&config), db.clone())?;
     let network = Network::start(network_config(&config)?).await?;
@@ -87,6 +88,13 @@ pub async fn serve(config: Config) -> Result<()> {
     }
     info!("husk stopped; its pods go on");
     Ok(())
+}
+
+/// Why layers cannot be mounted with mapped ids here, if so: it depends on the kernel and on the file system.
+async fn id_maps_problem(launcher: &Launcher, root: &Path) -> Option<String> {
+    let problem = launcher.try_id_maps(root).await.err()?.to_string();
+    info!(root = %root.display(), %problem, "pods cannot have user namespaces");
+    Some(problem)
 }
 
 /// Without pods nothing of husk is in its own cgroups any more, and the next daemon makes them anew.

@@ -57,6 +57,9 @@ pub struct Host {
     pub sys_resource: bool,
     /// User namespaces can be made.
     pub user_namespaces: bool,
+    /// Why image layers cannot be shown with the owners of a user namespace; `None` if they can. Found out by trying it
+    /// where the layers are, which takes a process of one thread: see `Launcher::try_id_maps`.
+    pub id_mapped_layers_problem: Option<String>,
     /// Changes with every boot.
     pub boot_id: String,
     /// Memory cgroups count swap, so that it can be limited.
@@ -69,6 +72,19 @@ pub struct Host {
     pub cpus: usize,
     /// Huge page sizes as cgroup files name them: `2MB`, `1GB`.
     pub hugepage_sizes: Vec<String>,
+}
+
+/// What clients may ask for, worked out in one place: what is advertised is what works.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Features {
+    /// Pods may have a user namespace of their own.
+    pub user_namespaces: bool,
+    /// Even with the node's network.
+    pub user_namespaces_host_network: bool,
+    /// Mounts may be read-only all the way down.
+    pub recursive_read_only_mounts: bool,
+    /// Groups of the image's `/etc/group` may be left out.
+    pub supplemental_groups_policy: bool,
 }
 
 impl Host {
@@ -99,12 +115,24 @@ impl Host {
             last_capability: files::line("/proc/sys/kernel/cap_last_cap").parse().unwrap_or(0),
             sys_resource: status.effective & (1 << CAP_SYS_RESOURCE) != 0,
             user_namespaces: features::user_namespaces(),
+            id_mapped_layers_problem: Some("nobody has tried it yet".to_owned()),
             boot_id: files::line("/proc/sys/kernel/random/boot_id"),
             swap_accounting: features::swap_accounting(cgroup),
             memory_total: files::meminfo("MemTotal"),
             swap_total: files::meminfo("SwapTotal"),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             hugepage_sizes: hugepage_sizes(),
+        }
+    }
+
+    /// What runtime handlers offer on this node.
+    pub fn features(&self) -> Features {
+        let user_namespaces = self.user_namespaces && self.id_mapped_layers_problem.is_none();
+        Features {
+            user_namespaces,
+            user_namespaces_host_network: user_namespaces,
+            recursive_read_only_mounts: self.mount_setattr,
+            supplemental_groups_policy: true,
         }
     }
 

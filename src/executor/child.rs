@@ -7,16 +7,19 @@ use std::convert::Infallible;
 
 use rustix::process::{setsid, umask};
 
-use crate::spec::plan::{LaunchPlan, MountKind, NamespaceKind};
+use crate::spec::plan::{LaunchPlan, MountKind};
 use crate::sys::process;
 
 use super::cgroup::{self, OwnCgroups};
 use super::error::{During, LaunchError, Step};
+use super::idmap::IdMaps;
 use super::message::{Channel, Message, bounded_error};
 use super::mounts::{Mounter, Sources};
 use super::path::{Root, Want};
 use super::streams::{self, Kept, Stdio};
+use super::supply::Supplies;
 use super::tail::{self, Tail};
+use super::user_namespace::{self, Wanted};
 use super::{console, dev, hooks, labels, mask, namespaces, rootfs};
 
 /// What the child gets besides the plan.
@@ -54,15 +57,50 @@ fn steps(plan: &LaunchPlan, kept: &mut Kept, given: [bool; 3], in_cgroup: bool) 
     begin()?;
     let cgroups = join_cgroup(plan, in_cgroup)?;
     namespaces::join(&plan.namespaces)?;
+    let user = Wanted::of(plan)?;
+    if let Wanted::Joined(namespace) = &user {
+        labels::set(&plan.process, plan.keep_keyring, &mut notes)?;
+        let rest = |kept: &mut Kept| {
+            namespaces::unshare_late(plan)?;
+            inside(plan, kept, given, cgroups, notes)
+        };
+        return user_namespace::move_in(plan, namespace, kept, rest, |kept, error| {
+            report(&kept.sync, error)
+        });
+    }
     namespaces::unshare_late(plan)?;
     labels::set(&plan.process, plan.keep_keyring, &mut notes)?;
-    become_root_inside(plan, &kept.sync)?;
+    if matches!(user, Wanted::New) {
+        user_namespace::enter_mount_point(&plan.mount_point)?;
+        become_root_inside(&kept.sync)?;
+    }
+    inside(plan, kept, given, cgroups, notes)
+}
+
+/// Everything once the process is in all of its namespaces.
+fn inside(
+    plan: &LaunchPlan,
+    kept: &mut Kept,
+    given: [bool; 3],
+    cgroups: Option<OwnCgroups>,
+    mut notes: Vec<String>,
+) -> Step<Infallible> {
     namespaces::set_up(plan)?;
 
-    let mut sources = Sources::open(&plan.mounts)?;
-    rootfs::cut_propagation()?;
-    sources.open_images(&plan.mounts, &plan.mount_point)?;
-    let root = rootfs::mount_rootfs(&plan.rootfs, &plan.mount_point)?;
+    let (sources, root, nodes) = match kept.supplies.take() {
+        Some(from) => {
+            let supplies = Supplies::receive(plan, &from)?;
+            let root = rootfs::attach_here(supplies.root)?;
+            (supplies.sources, root, Some(supplies.devices))
+        }
+        None => {
+            let mut sources = Sources::open(&plan.mounts, &mut IdMaps::default())?;
+            rootfs::cut_propagation()?;
+            sources.open_images(&plan.mounts, &plan.mount_point, None)?;
+            let root = rootfs::mount_rootfs(&plan.rootfs, &plan.mount_point)?;
+            (sources, root, None)
+        }
+    };
     let mut mounter = Mounter {
         root: &root,
         cgroups,
@@ -70,7 +108,10 @@ fn steps(plan: &LaunchPlan, kept: &mut Kept, given: [bool; 3], in_cgroup: bool) 
         notes: &mut notes,
     };
     mounter.mount_all(&plan.mounts, sources)?;
-    dev::make_nodes(&root, &plan.devices)?;
+    match nodes {
+        Some(nodes) => dev::place_nodes(&root, &plan.devices, nodes)?,
+        None => dev::make_nodes(&root, &plan.devices)?,
+    }
     if plan.dev_links {
         dev::make_links(&root)?;
     }
@@ -124,10 +165,7 @@ fn join_cgroup(plan: &LaunchPlan, in_cgroup: bool) -> Step<Option<OwnCgroups>> {
 }
 
 /// In a new user namespace: waits for the parent to write the maps, then takes the root user there.
-fn become_root_inside(plan: &LaunchPlan, sync: &Channel) -> Step {
-    if !namespaces::is_new(&plan.namespaces, NamespaceKind::User) {
-        return Ok(());
-    }
+fn become_root_inside(sync: &Channel) -> Step {
     if !sync.wait_go_on() {
         return Err(LaunchError::new(
             "wait",

@@ -15,6 +15,28 @@ use super::error::{Cause, During, LaunchError, Step};
 use super::mounts::attach;
 use super::path::{Root, Want, shown};
 
+/// Those of which somebody outside has to make the nodes if the container has a user namespace.
+pub(super) fn needing_nodes(devices: &[Device]) -> impl Iterator<Item = &Device> {
+    devices.iter().filter(|d| d.kind != DeviceKind::Fifo)
+}
+
+/// Puts nodes made by somebody else where they belong, and makes what is left.
+pub(super) fn place_nodes(root: &Root, devices: &[Device], nodes: Vec<OwnedFd>) -> Step {
+    for (device, node) in needing_nodes(devices).zip(nodes) {
+        let object = || format!("device {}", shown(&device.path));
+        let target = root
+            .find_or_make(&device.path, Want::File)
+            .during("make", object)?;
+        attach(&node, &target).during("bind", object)?;
+    }
+    let fifos: Vec<Device> = devices
+        .iter()
+        .filter(|d| d.kind == DeviceKind::Fifo)
+        .cloned()
+        .collect();
+    make_nodes(root, &fifos)
+}
+
 /// Makes the device nodes. The umask has to be 0.
 pub(super) fn make_nodes(root: &Root, devices: &[Device]) -> Step {
     // Nearly all are in /dev: look that up once.
@@ -61,7 +83,7 @@ fn make_node(root: &Root, directory: &OwnedFd, name: &Path, device: &Device) -> 
             let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
             chownat(directory, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW).during("chown", object)
         }
-        // In a user namespace nodes cannot be made, but the node's own can be bound.
+        // Where husk itself may not make nodes, the node's own can be bound.
         Err(Errno::PERM) if device.kind != DeviceKind::Fifo => bind_node(root, device),
         Err(e) => Err(LaunchError::errno("make", object(), e.number())),
     }
@@ -81,7 +103,7 @@ fn bind_node(root: &Root, device: &Device) -> Step {
         return Err(LaunchError::new(
             "bind",
             object(),
-            "the node has another device there, and new nodes cannot be made in a user namespace",
+            "the node has another device there, and husk may not make nodes here",
         ));
     }
     let target = root

@@ -8,12 +8,13 @@ use rustix::fs::{Mode, OFlags, open, stat};
 use crate::spec::plan::{ExecPlan, Hooks, NamespaceKind};
 use crate::sys::namespace::enter;
 use crate::types::CgroupJoin;
+use crate::types::security::IdMapping;
 
 use super::error::{Cause, During, LaunchError, Step};
 use super::path::Root;
 use super::streams::{self, Kept};
 use super::tail::{self, Tail};
-use super::{cgroup, child, console, labels};
+use super::{cgroup, child, console, identity, labels};
 
 /// What the child gets besides the plan and what a container's first process gets, too. The pidfd of the container's
 /// first process is what is kept besides the sync socket.
@@ -52,6 +53,13 @@ fn steps(
     }
     labels::set(&plan.process, plan.keep_keyring, &mut notes)?;
     let foreign_user = is_foreign(pid, NamespaceKind::User);
+    if foreign_user {
+        // What only the node's root may do, done before this is somebody else.
+        identity::raise_hard_limits(&plan.process);
+        if let (false, Some(uid)) = (plan.process.terminal, host_uid(pid, plan.process.uid)) {
+            streams::give_to(uid, given);
+        }
+    }
     if let Some(pidfd) = kept.extra.take() {
         join_all(pidfd.as_fd(), pid, foreign_user)?;
     }
@@ -86,6 +94,21 @@ fn is_foreign(pid: i32, kind: NamespaceKind) -> bool {
             .ok()
     };
     id(&pid.to_string()) != id("self")
+}
+
+/// What the node calls user `uid` of the user namespace of process `pid`.
+fn host_uid(pid: i32, uid: u32) -> Option<u32> {
+    let map = std::fs::read_to_string(format!("/proc/{pid}/uid_map")).ok()?;
+    let lines = map.lines().filter_map(|line| {
+        let mut numbers = line.split_whitespace().map(str::parse::<u32>);
+        let mut next = || numbers.next()?.ok();
+        Some(IdMapping {
+            container_id: next()?,
+            host_id: next()?,
+            length: next()?,
+        })
+    });
+    IdMapping::to_host(&lines.collect::<Vec<_>>(), uid)
 }
 
 /// All namespaces but that for pids, which the parent saw to. Entering the own user namespace again would be refused,

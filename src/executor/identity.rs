@@ -34,12 +34,24 @@ pub(super) fn set_limits(process: &Process, notes: &mut Vec<String>) -> Step {
     process.rlimits.iter().try_for_each(|l| set_limit(l, notes))
 }
 
+/// Raises hard limits while this is still the node's root: nobody may in a user namespace. What cannot be raised is
+/// noted later, by [`set_limits`].
+pub(super) fn raise_hard_limits(process: &Process) {
+    for limit in &process.rlimits {
+        if let Ok((soft, hard)) = sys::limits(limit.resource)
+            && hard < limit.hard
+        {
+            let _ = sys::set_limit(limit.resource, soft, limit.hard);
+        }
+    }
+}
+
 /// A hard limit cannot be raised without CAP_SYS_RESOURCE; the container then gets as much as there is.
 fn set_limit(limit: &Rlimit, notes: &mut Vec<String>) -> Step {
     let object = || format!("limit {} to {}/{}", limit.resource, limit.soft, limit.hard);
     match sys::set_limit(limit.resource, limit.soft, limit.hard) {
         Err(e) if e.number() == libc::EPERM => {
-            let most = sys::hard_limit(limit.resource).during("read", object)?;
+            let (_, most) = sys::limits(limit.resource).during("read", object)?;
             let hard = limit.hard.min(most);
             let soft = limit.soft.min(hard);
             sys::set_limit(limit.resource, soft, hard).during("set", object)?;

@@ -4,7 +4,7 @@
 //! kernel frees it with the last process. Containers that mount the same image share its files' cached pages all the
 //! same: overlayfs has none of its own.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags, open as open_file};
@@ -15,12 +15,17 @@ use crate::spec::plan::ImageVolume;
 
 use super::error::{During, LaunchError, Step};
 use super::path::{Root, file_type, shown};
-use super::rootfs::Overlay;
+use super::rootfs::{self, Overlay};
+use super::{idmap, scratch};
 
-/// Makes the mount, attached nowhere. The empty directory `workplace` is used for a moment and must not be visible to
-/// anybody.
-pub(super) fn open(volume: &ImageVolume, workplace: &Path) -> Step<OwnedFd> {
-    prepare(volume, workplace).map_err(failed)
+/// Makes the mount, attached nowhere, with the owners that the user namespace `namespace` gives the files. The empty
+/// directory `workplace` is used for a moment and must not be visible to anybody.
+pub(super) fn open(
+    volume: &ImageVolume,
+    workplace: &Path,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Step<OwnedFd> {
+    prepare(volume, workplace, namespace).map_err(failed)
 }
 
 /// Marks a failure as one of an image volume.
@@ -28,16 +33,26 @@ pub(super) fn failed(error: LaunchError) -> LaunchError {
     error.of_image_volume()
 }
 
-fn prepare(volume: &ImageVolume, workplace: &Path) -> Step<OwnedFd> {
+fn prepare(
+    volume: &ImageVolume,
+    workplace: &Path,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Step<OwnedFd> {
     // overlayfs wants two layers at least.
     if let [single] = volume.layers.as_slice() {
-        return part(single, volume);
+        let tree = part(single, volume)?;
+        if let Some(namespace) = namespace {
+            idmap::map(tree.as_fd(), namespace, false, || shown(&volume.destination))?;
+        }
+        return Ok(tree);
     }
-    Overlay {
-        lower: &volume.layers,
-        upper: None,
-    }
-    .mount(workplace)?;
+    let mapped = match namespace {
+        Some(namespace) => Some(scratch::layers(&volume.layers, workplace, namespace)?),
+        None => None,
+    };
+    let lower = mapped.as_ref().map_or(&volume.layers, |(_, lower)| lower);
+    let merged = Overlay { lower, upper: None }.detached(workplace)?;
+    rootfs::attach(&merged, workplace).during("mount", || shown(&volume.destination))?;
     let tree = part(workplace, volume);
     // What was cloned of it lives on.
     unmount(workplace, UnmountFlags::DETACH).during("take off again", || shown(&volume.destination))?;

@@ -26,6 +26,19 @@ pub enum Progress {
     Running,
 }
 
+impl Drop for Launch {
+    /// A supplier that is still there supplies nobody. It may hang, so it is not waited for.
+    fn drop(&mut self) {
+        if let Some(pidfd) = self.supplier.take() {
+            let _ = pidfd_send_signal(&pidfd, Signal::KILL);
+            let _ = waitid(
+                WaitId::PidFd(pidfd.as_fd()),
+                WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+            );
+        }
+    }
+}
+
 /// A process on its way to its program.
 ///
 /// Dropping it before the gate is open ends the process. It is the caller's child either way and has to be reaped.
@@ -38,6 +51,8 @@ pub struct Launch {
     sync: Channel,
     console: Option<OwnedFd>,
     executing: bool,
+    /// The process that supplies it with what it may not open itself.
+    supplier: Option<OwnedFd>,
 }
 
 impl Launch {
@@ -48,6 +63,39 @@ impl Launch {
             sync,
             console: None,
             executing: false,
+            supplier: None,
+        }
+    }
+
+    /// Waits until the process has gone on as another one, inside the namespaces that this one entered, and takes that
+    /// one for it. It takes microseconds: nothing of a file system is touched on the way.
+    pub(super) fn follow(&mut self) -> Step {
+        match self.sync.wait()? {
+            Received::Message(Message::Moved { pid }, Some(pidfd)) => {
+                let old = std::mem::replace(&mut self.pidfd, pidfd);
+                self.pid = pid;
+                let _ = waitid(WaitId::PidFd(old.as_fd()), WaitIdOptions::EXITED);
+                Ok(())
+            }
+            Received::Message(Message::Failed(error), _) => Err(*error),
+            Received::Message(..) => Err(LaunchError::new(
+                "launch",
+                format!("process {}", self.pid),
+                "it went on before it had moved",
+            )),
+            Received::Nothing | Received::Closed => Err(self.ended_early()),
+        }
+    }
+
+    /// Notes who supplies the process.
+    pub(super) fn supplied_by(&mut self, pidfd: OwnedFd) {
+        self.supplier = Some(pidfd);
+    }
+
+    /// The supplier is done once the process is ready. Somebody else may have reaped it.
+    fn reap_supplier(&mut self) {
+        if let Some(pidfd) = self.supplier.take() {
+            let _ = waitid(WaitId::PidFd(pidfd.as_fd()), WaitIdOptions::EXITED);
         }
     }
 
@@ -69,10 +117,14 @@ impl Launch {
                     continue;
                 }
                 Received::Message(Message::BeforePivot, _) => Ok(Progress::BeforePivot),
-                Received::Message(Message::Ready { notes }, _) => Ok(Progress::Ready {
-                    console: self.console.take(),
-                    notes,
-                }),
+                Received::Message(Message::Ready { notes }, _) => {
+                    self.reap_supplier();
+                    Ok(Progress::Ready {
+                        console: self.console.take(),
+                        notes,
+                    })
+                }
+                Received::Message(Message::Moved { .. } | Message::Tree, _) => continue,
                 Received::Message(Message::Executing, _) => {
                     self.executing = true;
                     continue;

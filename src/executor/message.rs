@@ -4,6 +4,7 @@ use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -16,6 +17,10 @@ use super::error::{During, LaunchError, Step};
 /// From the child.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Message {
+    /// The first process went on as another one, whose pidfd comes along. `pid` is its id as the parent counts.
+    Moved { pid: i32 },
+    /// A mount that is attached nowhere comes along (see [`super::supply`]).
+    Tree,
     /// The mounts are made, the root is not changed yet; the child waits.
     BeforePivot,
     /// The pty master comes along.
@@ -129,6 +134,20 @@ impl Channel {
         let message = serde_json::from_slice(&bytes[..got.bytes])
             .map_err(|e| LaunchError::new("decode", "message from the child", e.to_string()))?;
         Ok(Received::Message(message, fd))
+    }
+
+    /// Takes the next message, waiting for it.
+    pub fn wait(&self) -> Step<Received> {
+        loop {
+            match self.receive()? {
+                Received::Nothing => {}
+                other => return Ok(other),
+            }
+            match poll(&mut [PollFd::new(&self.0, PollFlags::IN)], None) {
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(e) => return Err(LaunchError::errno("wait", "for a message", e.raw_os_error())),
+            }
+        }
     }
 
     /// Length of the next message, 0 at the end: most are short, and the caller's memory is to stay small.

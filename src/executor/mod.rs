@@ -10,6 +10,9 @@
 //!                └──────────┴──────── a LaunchError at any point
 //! ```
 //!
+//! In a user namespace the child may open next to nothing of the node: a supplier, a further child that stays outside,
+//! opens the mounts and hands them in (see `supply`).
+//!
 //! The child is ordinary Rust in a copy of the caller's memory, which is what being single-threaded buys. It knows
 //! nothing of pods, CRI, or how a plan came to be. It never executes a helper program, leaves no descriptor of the
 //! node open for the container, is not dumpable until execve, and does nothing through paths of the container that a
@@ -25,6 +28,7 @@ mod enter;
 mod error;
 pub mod gate;
 pub mod hooks;
+mod idmap;
 mod identity;
 mod image_volume;
 mod labels;
@@ -36,9 +40,12 @@ mod namespaces;
 mod path;
 mod program;
 mod rootfs;
+mod scratch;
 mod start;
 mod streams;
+mod supply;
 mod tail;
+mod user_namespace;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -49,12 +56,13 @@ use crate::types::CgroupJoin;
 
 use child::Start;
 use error::During;
-use message::Channel;
 use streams::Kept;
+use user_namespace::Wanted;
 
 pub use error::{LaunchError, NOT_EXECUTABLE, NOT_FOUND, NOT_STARTED};
 pub use launch::{Launch, Progress};
 pub use streams::Stdio;
+pub use supply::try_id_maps;
 
 /// The container that an exec goes into.
 #[derive(Debug, Clone)]
@@ -93,26 +101,41 @@ pub fn launch(plan: &LaunchPlan, stdio: Stdio) -> Result<Launch, LaunchError> {
 /// # Errors
 /// As [`launch()`].
 pub fn launch_with(plan: &LaunchPlan, stdio: Stdio, extras: Extras) -> Result<Launch, LaunchError> {
-    start::check(plan)?;
     let pid_namespace = namespaces::to_join(&plan.namespaces, NamespaceKind::Pid)?;
     let (sync, childs) = message::pair()?;
-    let flags = namespaces::clone_flags(&plan.namespaces);
+    let user = user_namespace::Wanted::of(plan)?;
+    let (supplier, supplies) = match user {
+        Wanted::Own => (None, None),
+        _ => message::pair().map(|(a, b)| (Some(a), Some(b)))?,
+    };
+    let flags = match user {
+        // It makes them once it is inside.
+        Wanted::Joined(_) => 0,
+        _ => namespaces::clone_flags(&plan.namespaces),
+    };
+    if let (false, Some(uid)) = (plan.process.terminal, user.host_uid(plan)) {
+        streams::give_early(&stdio, uid);
+    }
     // In a new user namespace the child may not write to the node's cgroups.
-    let parent_joins = namespaces::is_new(&plan.namespaces, NamespaceKind::User);
+    let parent_joins = matches!(user, Wanted::New);
 
     let child = start::in_pid_namespace(pid_namespace.as_ref().map(AsFd::as_fd), || {
         start::clone_into(flags, plan.cgroup.as_ref(), |in_cgroup| {
             let start = Start {
                 stdio: &stdio,
-                kept: kept(childs, extras.gate),
+                kept: Kept {
+                    sync: childs,
+                    extra: extras.gate,
+                    supplies,
+                },
                 inherited: extras.inherited_fds,
                 in_cgroup: in_cgroup || parent_joins,
             };
             child::main(plan, start)
         })
     })?;
-    let launch = Launch::new(child.pid, child.pidfd, sync);
-    match start::help_into_user_namespace(plan, &launch) {
+    let mut launch = Launch::new(child.pid, child.pidfd, sync);
+    match user_namespace::help(plan, &user, &mut launch, supplier) {
         Ok(()) => Ok(launch),
         Err(e) => {
             launch.abandon();
@@ -152,7 +175,11 @@ pub fn exec_with(
         start::clone_into(0, cgroup, |in_cgroup| {
             let start = Start {
                 stdio: &stdio,
-                kept: kept(childs, Some(pidfd_for_child)),
+                kept: Kept {
+                    sync: childs,
+                    extra: Some(pidfd_for_child),
+                    supplies: None,
+                },
                 inherited: inherited_fds,
                 in_cgroup,
             };
@@ -167,10 +194,6 @@ pub fn exec_with(
         })
     })?;
     Ok(Launch::new(child.pid, child.pidfd, sync))
-}
-
-fn kept(sync: Channel, extra: Option<OwnedFd>) -> Kept {
-    Kept { sync, extra }
 }
 
 fn target_pidfd(target: &ExecTarget<'_>) -> Result<OwnedFd, LaunchError> {

@@ -1,6 +1,6 @@
 //! The mounts of a container, each put on a descriptor of its destination.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{CWD, FileType};
@@ -13,6 +13,7 @@ use crate::sys::mount::{MountAttr, attr, set_attributes};
 use super::cgroup::OwnCgroups;
 use super::copy_up;
 use super::error::{During, LaunchError, Step};
+use super::idmap::IdMaps;
 use super::image_volume;
 use super::path::{Root, Want, by_fd, file_type, shown};
 
@@ -20,31 +21,59 @@ use super::path::{Root, Want, by_fd, file_type, shown};
 pub(super) struct Sources(Vec<Option<OwnedFd>>);
 
 impl Sources {
-    /// Opens those on the node. To be called before propagation is cut, so that a mount that is to be shared with the
-    /// node still is.
-    pub fn open(mounts: &[Mount]) -> Step<Self> {
+    /// Opens those on the node, and gives them ids, propagation and attributes before anybody can see them. To be called
+    /// before propagation is cut, so that a mount that is to be shared with the node still is.
+    pub fn open(mounts: &[Mount], maps: &mut IdMaps<'_>) -> Step<Self> {
         mounts
             .iter()
             .map(|m| match &m.kind {
-                MountKind::Bind { source, recursive } => clone_tree(source, *recursive)
-                    .map(Some)
-                    .map_err(|e| source_failed(e, source, m)),
+                MountKind::Bind { source, recursive } => open_source(m, source, *recursive, maps).map(Some),
                 _ => Ok(None),
             })
             .collect::<Step<_>>()
             .map(Self)
     }
 
-    /// Mounts the images, each on the empty directory `workplace` for a moment. To be called when propagation is cut, so
-    /// that the node sees nothing of it.
-    pub fn open_images(&mut self, mounts: &[Mount], workplace: &Path) -> Step {
+    /// Mounts the images, each on the empty directory `workplace` for a moment, and with mapped ids through `namespace`.
+    /// To be called when propagation is cut, so that the node sees nothing of it.
+    pub fn open_images(
+        &mut self,
+        mounts: &[Mount],
+        workplace: &Path,
+        namespace: Option<BorrowedFd<'_>>,
+    ) -> Step {
         for (m, source) in mounts.iter().zip(&mut self.0) {
             if let MountKind::Image(volume) = &m.kind {
-                *source = Some(image_volume::open(volume, workplace)?);
+                let tree = image_volume::open(volume, workplace, namespace)?;
+                adjust_tree(m, &tree)
+                    .during("set flags of", || format!("image on {}", shown(&m.destination)))
+                    .map_err(image_volume::failed)?;
+                *source = Some(tree);
             }
         }
         Ok(())
     }
+
+    /// Opened by somebody else.
+    pub fn new(trees: Vec<Option<OwnedFd>>) -> Self {
+        Self(trees)
+    }
+}
+
+impl IntoIterator for Sources {
+    type Item = Option<OwnedFd>;
+    type IntoIter = std::vec::IntoIter<Self::Item>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
+fn open_source(m: &Mount, source: &Path, recursive: bool, maps: &mut IdMaps<'_>) -> Step<OwnedFd> {
+    let tree = clone_tree(source, recursive).map_err(|e| source_failed(e, source, m))?;
+    maps.apply(m, tree.as_fd())?;
+    adjust_tree(m, &tree).during("set flags of", || format!("bind on {}", shown(&m.destination)))?;
+    Ok(tree)
 }
 
 fn clone_tree(path: &Path, recursive: bool) -> Result<OwnedFd, Errno> {
@@ -76,7 +105,7 @@ pub(super) struct Mounter<'a> {
 impl Mounter<'_> {
     /// Makes all mounts in order.
     pub fn mount_all(&mut self, mounts: &[Mount], sources: Sources) -> Step {
-        for (m, source) in mounts.iter().zip(sources.0) {
+        for (m, source) in mounts.iter().zip(sources) {
             self.mount_one(m, source)?;
         }
         Ok(())
@@ -91,13 +120,6 @@ impl Mounter<'_> {
     }
 
     fn mount_one(&mut self, m: &Mount, source: Option<OwnedFd>) -> Step {
-        if m.id_map.is_some() || !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty() {
-            return Err(LaunchError::new(
-                "mount",
-                shown(&m.destination),
-                "id-mapped mounts are not supported yet",
-            ));
-        }
         match (&m.kind, source) {
             (MountKind::Bind { .. }, Some(tree)) => self.bind(m, &tree),
             (MountKind::Image(_), Some(tree)) => self.bind(m, &tree).map_err(image_volume::failed),
@@ -130,7 +152,6 @@ impl Mounter<'_> {
 
     fn bind(&mut self, m: &Mount, tree: &OwnedFd) -> Step {
         let object = || format!("bind on {}", shown(&m.destination));
-        adjust_tree(m, tree).during("set flags of", object)?;
         let want = match file_type(tree).during("look at source of", object)? {
             FileType::Directory => Want::Directory,
             _ => Want::File,

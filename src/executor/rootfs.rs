@@ -31,6 +31,13 @@ pub(super) fn cut_propagation() -> Step {
 
 /// Mounts the root file system on `mount_point` and returns a handle on its root.
 pub(super) fn mount_rootfs(rootfs: &Rootfs, mount_point: &Path) -> Step<Root> {
+    let tree = detached(rootfs, mount_point)?;
+    attach(&tree, mount_point).during("mount", || "the root file system")?;
+    Ok(Root::new(tree))
+}
+
+/// The root file system, attached nowhere. Old kernels have to mount it on `mount_point` on the way.
+pub(super) fn detached(rootfs: &Rootfs, mount_point: &Path) -> Step<OwnedFd> {
     match rootfs {
         Rootfs::Overlay {
             lower,
@@ -45,15 +52,19 @@ pub(super) fn mount_rootfs(rootfs: &Rootfs, mount_point: &Path) -> Step<Root> {
                 volatile: *volatile,
             }),
         }
-        .mount(mount_point)?,
-        Rootfs::Directory(path) => bind_directory(path, mount_point)?,
+        .detached(mount_point),
+        Rootfs::Directory(path) => clone_directory(path),
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let root = open(mount_point, flags, Mode::empty()).during("open", || shown(mount_point))?;
-    Ok(Root::new(root))
 }
 
-fn bind_directory(path: &Path, mount_point: &Path) -> Step {
+/// Mounts a root file system on the working directory and returns a handle on its root.
+pub(super) fn attach_here(tree: OwnedFd) -> Step<Root> {
+    let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, "", CWD, "", flags).during("mount", || "the root file system")?;
+    Ok(Root::new(tree))
+}
+
+fn clone_directory(path: &Path) -> Step<OwnedFd> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let object = || format!("root file system {}", shown(path));
@@ -64,10 +75,11 @@ fn bind_directory(path: &Path, mount_point: &Path) -> Step {
         ..MountAttr::default()
     };
     set_attributes(tree.as_fd(), true, &attributes).during("make slave", object)?;
-    attach(&tree, mount_point).during("mount", object)
+    Ok(tree)
 }
 
-fn attach(tree: &OwnedFd, mount_point: &Path) -> rustix::io::Result<()> {
+/// Puts a detached tree on a path.
+pub(super) fn attach(tree: &OwnedFd, mount_point: &Path) -> rustix::io::Result<()> {
     move_mount(
         tree,
         "",
@@ -92,19 +104,25 @@ pub(super) struct Upper<'a> {
 }
 
 impl Overlay<'_> {
-    pub fn mount(&self, mount_point: &Path) -> Step {
+    pub fn detached(&self, mount_point: &Path) -> Step<OwnedFd> {
         match self.assemble() {
-            Ok(tree) => attach(&tree, mount_point).during("mount", || "overlay"),
             // Before Linux 6.7 layers cannot be given one by one.
-            Err(e) if e.is(libc::EINVAL) || e.is(libc::ENOSYS) => {
-                self.mount_by_options(mount_point)
-                    .map_err(|old| match old.advice {
-                        Some(_) => old,
-                        None => e.advise(old.reason),
-                    })
-            }
-            Err(e) => Err(e),
+            Err(e) if e.is(libc::EINVAL) || e.is(libc::ENOSYS) => self
+                .detached_by_options(mount_point)
+                .map_err(|old| match old.advice {
+                    Some(_) => old,
+                    None => e.advise(old.reason),
+                }),
+            result => result,
         }
+    }
+
+    fn detached_by_options(&self, mount_point: &Path) -> Step<OwnedFd> {
+        self.mount_by_options(mount_point)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(CWD, mount_point, flags).during("open", || "overlay")?;
+        unmount(mount_point, UnmountFlags::DETACH).during("detach", || "overlay")?;
+        Ok(tree)
     }
 
     /// With the new interface: no limit on the number of layers, no escaping, errors in words.

@@ -1,17 +1,16 @@
-//! The parent's side of a clone: the pid namespace, the cgroup, the id maps.
+//! The parent's side of a clone: the pid namespace and the cgroup.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 
-use crate::spec::plan::{LaunchPlan, NamespaceKind};
+use crate::spec::plan::NamespaceKind;
 use crate::sys::clone::{Child, clone_process};
 use crate::sys::namespace::enter;
 use crate::types::CgroupJoin;
 
+use super::cgroup;
 use super::error::{Cause, During, LaunchError, Step};
-use super::launch::Launch;
-use super::{cgroup, namespaces};
 
 /// Clones into a v2 cgroup if the kernel can; `body` is told whether it is in its cgroup already.
 pub(super) fn clone_into(
@@ -89,32 +88,4 @@ fn own_pid_namespace() -> Step<OwnedFd> {
         Mode::empty(),
     )
     .during("open", || "own pid namespace")
-}
-
-/// What this executor cannot do yet must not be done by halves.
-pub(super) fn check(plan: &LaunchPlan) -> Step {
-    let joins_user = plan
-        .namespaces
-        .iter()
-        .any(|n| n.kind == NamespaceKind::User && n.path.is_some());
-    if joins_user {
-        return Err(LaunchError::new(
-            "launch",
-            "container",
-            "joining an existing user namespace is not supported yet",
-        ));
-    }
-    Ok(())
-}
-
-/// What a child in a new user namespace cannot do for itself: join the node's cgroups, write its id maps.
-pub(super) fn help_into_user_namespace(plan: &LaunchPlan, launch: &Launch) -> Step {
-    if !namespaces::is_new(&plan.namespaces, NamespaceKind::User) {
-        return Ok(());
-    }
-    if let Some(join) = &plan.cgroup {
-        cgroup::join(join, launch.pid)?;
-    }
-    namespaces::write_maps(launch.pid, &plan.uid_mappings, &plan.gid_mappings)?;
-    launch.go_on()
 }

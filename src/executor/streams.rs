@@ -1,6 +1,6 @@
 //! Standard streams and all other descriptors of a new process.
 
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid, fchown, fstat, major, minor, open};
@@ -41,19 +41,25 @@ pub(super) struct Kept {
     pub sync: Channel,
     /// A container's first process may be let go by whoever connects here; an exec needs the pidfd of its target.
     pub extra: Option<OwnedFd>,
+    /// A process in a user namespace is given what it may not open itself.
+    pub supplies: Option<Channel>,
 }
 
 /// Puts the streams at 0 to 2 and what is kept behind those that the program is to inherit, and closes all else: the
 /// parent's descriptors must neither leak into the container nor be held open by a process at its gate.
 pub(super) fn arrange(stdio: &Stdio, kept: Kept, inherited: u16) -> Step<Kept> {
     let first_kept = 3 + i32::from(inherited);
-    let free = first_kept + 2;
+    let free = first_kept + 3;
     let object = || "descriptors";
 
     // Out of the way first, so that none is overwritten before it is used.
     let sync = fd::dup_above(kept.sync.as_fd(), free).during("arrange", object)?;
     let extra = match &kept.extra {
         Some(e) => Some(fd::dup_above(e.as_fd(), free).during("arrange", object)?),
+        None => None,
+    };
+    let supplies = match &kept.supplies {
+        Some(s) => Some(fd::dup_above(s.as_fd(), free).during("arrange", object)?),
         None => None,
     };
     let mut sources = Vec::with_capacity(3);
@@ -74,11 +80,17 @@ pub(super) fn arrange(stdio: &Stdio, kept: Kept, inherited: u16) -> Step<Kept> {
         .map(|e| fd::move_to(e, first_kept + 1))
         .transpose()
         .during("arrange", object)?;
+    let next = first_kept + 1 + i32::from(extra.is_some());
+    let supplies = supplies
+        .map(|s| fd::move_to(s, next))
+        .transpose()
+        .during("arrange", object)?;
     // Their owners never run again: this process executes a program or exits.
     std::mem::forget((sources, kept));
     let arranged = Kept {
         sync: sync.into(),
         extra,
+        supplies: supplies.map(Channel::from),
     };
     close_others(&arranged)?;
     Ok(arranged)
@@ -86,10 +98,16 @@ pub(super) fn arrange(stdio: &Stdio, kept: Kept, inherited: u16) -> Step<Kept> {
 
 /// Closes everything behind what is kept.
 pub(super) fn close_others(kept: &Kept) -> Step {
-    let last = match &kept.extra {
-        Some(e) => e.as_raw_fd(),
-        None => kept.sync.as_fd().as_raw_fd(),
+    let last = match (&kept.supplies, &kept.extra) {
+        (Some(s), _) => s.as_fd().as_raw_fd(),
+        (None, Some(e)) => e.as_raw_fd(),
+        (None, None) => kept.sync.as_fd().as_raw_fd(),
     };
+    close_behind(last)
+}
+
+/// Closes everything behind descriptor `last`.
+pub(super) fn close_behind(last: RawFd) -> Step {
     fd::close_from(last + 1)
         .during("close", || "other descriptors")
         .map_err(|e| e.advise("close_range(2) needs Linux 5.9"))
@@ -129,7 +147,19 @@ pub(super) fn use_own_null(root: &Root, given: [bool; 3]) -> Step {
 pub(super) fn give_to(uid: u32, given: [bool; 3]) {
     let (stdin, stdout, stderr) = (std::io::stdin(), std::io::stdout(), std::io::stderr());
     let streams = [stdin.as_fd(), stdout.as_fd(), stderr.as_fd()];
-    for (stream, _) in streams.into_iter().zip(given).filter(|(_, g)| *g) {
+    give(
+        streams.into_iter().zip(given).filter(|(_, g)| *g).map(|(s, _)| s),
+        uid,
+    );
+}
+
+/// As [`give_to`], before the streams are where they belong. In a user namespace it would be too late.
+pub(super) fn give_early(stdio: &Stdio, uid: u32) {
+    give(stdio.streams().into_iter().flatten(), uid);
+}
+
+fn give<'a>(streams: impl Iterator<Item = BorrowedFd<'a>>, uid: u32) {
+    for stream in streams {
         if fstat(stream).is_ok_and(|s| s.st_uid != uid) && !is_null(stream) {
             let _ = fchown(stream, Some(Uid::from_raw(uid)), None::<Gid>);
         }

@@ -6,7 +6,7 @@ use crate::spec::mounts::PodFiles;
 use crate::types::PodConfig;
 use crate::types::error::{Context, Error, Result};
 use crate::types::pod::DnsConfig;
-use crate::types::security::NamespaceMode;
+use crate::types::security::{IdMapping, NamespaceMode};
 
 /// What the resolver reads of one line of options or searches is bounded; so is what we write.
 const MAX_RESOLV_ENTRIES: usize = 64;
@@ -26,6 +26,16 @@ pub fn write(dir: &Path, config: &PodConfig) -> Result<PodFiles> {
     put(&files.hostname, &format!("{hostname}\n"))?;
     put(&files.hosts, &hosts(&hostname))?;
     put(&files.resolv_conf, &resolv_conf(config.dns.as_ref())?)?;
+    if let Some(user) = config.security.namespaces.own_user() {
+        let (uid, gid) = (
+            IdMapping::to_host(&user.uids, 0),
+            IdMapping::to_host(&user.gids, 0),
+        );
+        for file in [&files.hosts, &files.hostname, &files.resolv_conf] {
+            std::os::unix::fs::chown(file, uid, gid)
+                .with_context(|| format!("set owner of {}", file.display()))?;
+        }
+    }
     Ok(files)
 }
 

@@ -1,6 +1,9 @@
 //! RunPodSandbox.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::os::fd::AsFd as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use tracing::{info, warn};
@@ -14,6 +17,7 @@ use crate::types::time::now_nanos;
 use crate::types::{PodConfig, PodId, PodState, Realm};
 
 use super::adopt::Begin;
+use super::launcher::Spawned;
 use super::plugins::PodEvent;
 use super::remove::remove_if_there;
 use super::sandbox::{Pod, Supervisor, SupervisorFacts};
@@ -28,6 +32,7 @@ impl Runtime {
     /// cleaned up, it is listed as not ready so that it can be stopped and removed.
     pub async fn run_pod(self: &Arc<Self>, realm: Realm, config: PodConfig) -> Result<PodId> {
         check(&config)?;
+        self.check_user_namespace(&config)?;
         let key = (realm, config.metadata.clone());
         let begin = self.pod_operations.begin(
             key,
@@ -39,6 +44,24 @@ impl Runtime {
             Begin::Wait(wait) => wait.outcome().await,
             Begin::Differs(first) => Err(exists(&config, &difference(&first, &config))),
         }
+    }
+
+    /// Without id-mapped layers the files of an image would belong to nobody, and husk does not copy images for it.
+    fn check_user_namespace(&self, config: &PodConfig) -> Result<()> {
+        let host = &self.parts.host;
+        if config.security.namespaces.own_user().is_none() || host.features().user_namespaces {
+            return Ok(());
+        }
+        let why = match &host.id_mapped_layers_problem {
+            _ if !host.user_namespaces => {
+                "user namespaces are switched off on this node (user.max_user_namespaces)"
+            }
+            Some(problem) => problem,
+            None => "this node does not offer it",
+        };
+        Err(Error::precondition(format!(
+            "the pod asks for a user namespace: {why}"
+        )))
     }
 
     /// What an earlier call with this name left: its pod, whatever became of it, if it is the one asked for now.
@@ -85,58 +108,103 @@ impl Runtime {
     }
 
     async fn bring_up(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
-        let network = &self.parts.network;
         let own_network = pod.config.security.namespaces.network != NamespaceMode::Node;
-        let netns = if own_network {
-            let (network, id) = (Arc::clone(network), pod.id.clone());
-            Some(blocking(move || network.create_netns(&id)).await?)
-        } else {
-            None
-        };
         // The log directory may be anywhere, even on a server that does not answer.
         let (this, of) = (Arc::clone(self), Arc::clone(pod));
         blocking(move || this.prepare_directories(&of)).await?;
-
-        let attach = async {
-            if own_network {
-                network.setup(&pod_network(pod)).await.map(|a| a.ips)
+        let ips = if pod.config.security.namespaces.own_user().is_some() {
+            self.bring_up_in_user_namespace(pod, own_network).await?
+        } else {
+            let netns = if own_network {
+                let (network, id) = (Arc::clone(&self.parts.network), pod.id.clone());
+                Some(blocking(move || network.create_netns(&id)).await?)
             } else {
-                Ok(Vec::new())
-            }
+                None
+            };
+            let spawn = self.parts.launcher.spawn(self.pod_spawn(pod, netns.clone()));
+            let (ips, spawned) = tokio::join!(self.attach(pod, own_network), spawn);
+            // The supervisor is put down first whatever else failed, so that clean-up can end it.
+            self.note_supervisor(pod, spawned?, netns)?;
+            ips?
         };
-        let spawn = self.parts.launcher.spawn(PodSpawn {
+        pod.status_mut().ips = ips;
+        self.tell_pod(PodEvent::Run, pod).await?;
+        self.change_pod(pod, |s| s.state = PodState::Ready);
+        self.save_pod(pod)?;
+        self.watch_supervisor(pod);
+        Ok(())
+    }
+
+    /// The network namespace of such a pod has to be made within the user namespace, so by its supervisor; only then can
+    /// it be named and attached.
+    async fn bring_up_in_user_namespace(&self, pod: &Arc<Pod>, own_network: bool) -> Result<Vec<IpAddr>> {
+        let spawned = self.parts.launcher.spawn(self.pod_spawn(pod, None)).await?;
+        let path = format!("/proc/{}/ns/net", spawned.pid);
+        let made = own_network.then(|| std::fs::File::open(&path).context(path));
+        self.note_supervisor(pod, spawned, None)?;
+        if let Some(made) = made.transpose()? {
+            let (network, id) = (Arc::clone(&self.parts.network), pod.id.clone());
+            let netns = blocking(move || network.adopt_netns(&id, made.as_fd())).await?;
+            if let Some(supervisor) = &mut pod.status_mut().supervisor {
+                supervisor.facts.netns = Some(netns);
+            }
+        }
+        self.attach(pod, own_network).await
+    }
+
+    async fn attach(&self, pod: &Pod, own_network: bool) -> Result<Vec<IpAddr>> {
+        if own_network {
+            let attachment = self.parts.network.setup(&pod_network(pod)).await?;
+            Ok(attachment.ips)
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    fn pod_spawn(&self, pod: &Pod, netns: Option<PathBuf>) -> PodSpawn {
+        let namespaces = &pod.config.security.namespaces;
+        let own_network = namespaces.network != NamespaceMode::Node;
+        let own_ipc = namespaces.ipc != NamespaceMode::Node;
+        let (uids, gids) = match namespaces.own_user() {
+            Some(user) => (user.uids.clone(), user.gids.clone()),
+            None => Default::default(),
+        };
+        PodSpawn {
             pod_id: pod.id.clone(),
             run_dir: self.paths.pod(&pod.id),
-            netns: netns.clone(),
-            new_ipc: pod.config.security.namespaces.ipc != NamespaceMode::Node,
+            new_net: own_network && netns.is_none(),
+            netns,
+            new_ipc: own_ipc,
             new_uts: own_network,
             hostname: pod.config.hostname.clone(),
             sysctls: self.sysctls(&pod.config),
-            shared_pid: pod.config.security.namespaces.pid == NamespaceMode::Pod,
-            shm_bytes: if pod.config.security.namespaces.ipc == NamespaceMode::Node {
-                0
-            } else {
+            shared_pid: namespaces.pid == NamespaceMode::Pod,
+            shm_bytes: if own_ipc {
                 self.parts.config.container.shm_bytes
+            } else {
+                0
             },
-        });
-        let (ips, spawned) = tokio::join!(attach, spawn);
-        // The supervisor is put down first whatever else failed, so that clean-up can end it.
-        let spawned = spawned?;
+            uids,
+            gids,
+        }
+    }
+
+    /// Puts down what is known of a pod's supervisor.
+    fn note_supervisor(&self, pod: &Pod, spawned: Spawned, netns: Option<PathBuf>) -> Result<()> {
+        let greeting = spawned.client.greeting();
         let facts = SupervisorFacts {
             pid: spawned.pid,
             pidns_init: spawned.pidns_init_pid,
             netns,
-            shm: self.shm_source(pod, spawned.pid, spawned.client.greeting().shm_fd)?,
+            userns: greeting
+                .userns_fd
+                .map(|fd| format!("/proc/{}/fd/{fd}", spawned.pid).into()),
+            shm: self.shm_source(pod, spawned.pid, greeting.shm_fd)?,
         };
         pod.status_mut().supervisor = Some(Supervisor {
             client: spawned.client,
             facts,
         });
-        pod.status_mut().ips = ips?;
-        self.tell_pod(PodEvent::Run, pod).await?;
-        self.change_pod(pod, |s| s.state = PodState::Ready);
-        self.save_pod(pod)?;
-        self.watch_supervisor(pod);
         Ok(())
     }
 
@@ -159,7 +227,13 @@ impl Runtime {
                 all.insert("net.ipv4.ip_unprivileged_port_start".to_owned(), "0".to_owned());
             }
             if self.parts.config.container.unprivileged_icmp {
-                all.insert("net.ipv4.ping_group_range".to_owned(), "0 2147483647".to_owned());
+                // In a user namespace only its own groups can be named.
+                let last = match config.security.namespaces.own_user() {
+                    Some(user) => user.gids.iter().map(|m| m.container_id + (m.length - 1)).max(),
+                    None => None,
+                };
+                let range = format!("0 {}", last.unwrap_or(2_147_483_647));
+                all.insert("net.ipv4.ping_group_range".to_owned(), range);
             }
         }
         all.extend(config.sysctls.clone());
@@ -203,22 +277,7 @@ pub(super) fn check(config: &PodConfig) -> Result<()> {
             "pid namespace mode Target is for containers, not for a pod",
         ));
     }
-    if let Some(user) = &ns.user {
-        match user.mode {
-            NamespaceMode::Node => {}
-            NamespaceMode::Pod => {
-                return Err(Error::new(
-                    Kind::Unimplemented,
-                    "user namespaces are not supported by this version of husk (its handlers do not offer them)",
-                ));
-            }
-            mode => {
-                return Err(Error::invalid(format!(
-                    "user namespace mode {mode:?} is not possible"
-                )));
-            }
-        }
-    }
+    ns.check_user()?;
     let logs = &config.log_directory;
     if !logs.is_empty() && !logs.starts_with('/') {
         return Err(Error::invalid(format!(

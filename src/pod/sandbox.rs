@@ -58,6 +58,8 @@ pub struct SupervisorFacts {
     pub pidns_init: Option<i32>,
     /// Pinned network namespace; `None` with host network.
     pub netns: Option<PathBuf>,
+    /// The pod's user namespace, if it has one of its own.
+    pub userns: Option<PathBuf>,
     /// Source of `/dev/shm` for the pod's containers.
     pub shm: PathBuf,
 }

@@ -9,7 +9,7 @@ use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
 use crate::types::PodId;
 use crate::types::error::{Context, Error, Result};
-use crate::types::security::NamespaceMode;
+use crate::types::security::{IdMapping, NamespaceMode};
 
 use super::Runtime;
 use super::sandbox::Pod;
@@ -25,7 +25,13 @@ impl Runtime {
         }
         let dir = self.paths.shm(&pod.id);
         std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
-        let options = format!("mode=1777,size={}", self.parts.config.container.shm_bytes);
+        let root = |ids| IdMapping::to_host(ids, 0).unwrap_or(0);
+        let (uid, gid) = match pod.config.security.namespaces.own_user() {
+            Some(user) => (root(&user.uids), root(&user.gids)),
+            None => (0, 0),
+        };
+        let bytes = self.parts.config.container.shm_bytes;
+        let options = format!("mode=1777,size={bytes},uid={uid},gid={gid}");
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("shm"), &dir, Some("tmpfs"), flags, Some(options.as_str()))
             .with_context(|| format!("mount tmpfs at {}", dir.display()))?;

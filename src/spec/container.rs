@@ -61,6 +61,8 @@ pub struct PodNamespaces {
     pub uts: Option<PathBuf>,
     /// Process ids shared by the pod, or those of the target container.
     pub pid: Option<PathBuf>,
+    /// Users.
+    pub user: Option<PathBuf>,
 }
 
 /// Builds the OCI runtime spec.
@@ -93,6 +95,8 @@ fn linux(inputs: &ContainerInputs<'_>) -> Linux {
     } else {
         (security.masked_paths.clone(), security.readonly_paths.clone())
     };
+    // Those of the namespace that is joined, for whoever has to know whom root is on the node.
+    let user = inputs.pod.security.namespaces.own_user();
     let mut linux = Linux::default();
     linux
         .set_namespaces(Some(namespaces(inputs)))
@@ -108,8 +112,8 @@ fn linux(inputs: &ContainerInputs<'_>) -> Linux {
         .set_readonly_paths(Some(readonly))
         .set_rootfs_propagation(mounts::rootfs_propagation(inputs.mounts).map(str::to_owned))
         .set_sysctl(None)
-        .set_uid_mappings(None)
-        .set_gid_mappings(None);
+        .set_uid_mappings(user.and_then(|u| mounts::mappings(&u.uids)))
+        .set_gid_mappings(user.and_then(|u| mounts::mappings(&u.gids)));
     linux
 }
 
@@ -131,6 +135,7 @@ fn namespaces(inputs: &ContainerInputs<'_>) -> Vec<LinuxNamespace> {
         (LinuxNamespaceType::Network, &pod.network),
         (LinuxNamespaceType::Ipc, &pod.ipc),
         (LinuxNamespaceType::Uts, &pod.uts),
+        (LinuxNamespaceType::User, &pod.user),
     ] {
         list.extend(path.as_deref().map(|p| namespace(kind, Some(p))));
     }

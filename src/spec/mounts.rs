@@ -179,7 +179,7 @@ fn image(m: &ResolvedMount, volume: &ImageVolume) -> Mount {
     mount(&m.container_path, "overlay", "overlay", &options)
 }
 
-fn mappings(list: &[IdMapping]) -> Option<Vec<LinuxIdMapping>> {
+pub(super) fn mappings(list: &[IdMapping]) -> Option<Vec<LinuxIdMapping>> {
     (!list.is_empty()).then(|| {
         list.iter()
             .filter_map(|m| {

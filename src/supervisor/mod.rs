@@ -31,6 +31,7 @@ mod setup;
 mod shm;
 mod stdio;
 mod sysctl;
+mod user_namespace;
 
 pub use setup::address;
 

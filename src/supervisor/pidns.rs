@@ -66,7 +66,7 @@ fn rest(pipe: &OwnedFd) -> io::Result<String> {
 }
 
 /// Runs in the child; comes back only with an error.
-fn strip_and_exec(program: &OwnedFd) -> Error {
+pub(super) fn strip_and_exec(program: &OwnedFd) -> Error {
     fn steps(program: &OwnedFd) -> Result<()> {
         die_with_parent().context("ask to die with the supervisor")?;
         empty_root().context("make an empty root")?;
@@ -133,7 +133,7 @@ fn no_privileges() -> rustix::io::Result<()> {
 }
 
 /// A sealed memory file with the program. Its mode forbids reading, so that the process it becomes is not dumpable.
-fn program() -> rustix::io::Result<OwnedFd> {
+pub(super) fn program() -> rustix::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know the flag and need none.
     let file = match rustix::fs::memfd_create("husk-init", flags | MemfdFlags::EXEC) {

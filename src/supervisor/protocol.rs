@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 
+use crate::types::security::IdMapping;
 use crate::types::{CgroupJoin, ContainerId, Error, Kind, PodId};
 
 use super::record::ExitRecord;
@@ -66,6 +67,8 @@ pub struct Greeting {
     pub pidns_init_pid: Option<i32>,
     /// Its descriptor of the pod's unattached `/dev/shm`: containers mount `/proc/<pid>/fd/<this>`.
     pub shm_fd: Option<i32>,
+    /// Its descriptor of the pod's user namespace: containers join `/proc/<pid>/fd/<this>`.
+    pub userns_fd: Option<i32>,
 }
 
 /// What a pod's supervisor has to set up for itself.
@@ -89,6 +92,12 @@ pub struct PodSpawn {
     pub shared_pid: bool,
     /// Hold a tmpfs of this size for the pod's `/dev/shm`; 0 for none.
     pub shm_bytes: u64,
+    /// Make a new network namespace.
+    pub new_net: bool,
+    /// User ids of the pod's own user namespace, which all of its new namespaces then belong to; empty for none.
+    pub uids: Vec<IdMapping>,
+    /// Group ids likewise.
+    pub gids: Vec<IdMapping>,
 }
 
 /// Makes a container up to the gate.
@@ -138,6 +147,8 @@ pub struct Exec {
 pub enum Op {
     /// Template only: enter this cgroup and say Hello.
     Prepare(Option<CgroupJoin>),
+    /// Template only: try whether layers in this directory can be mounted with mapped ids.
+    TryIdMaps(PathBuf),
     /// Template only: fork a supervisor. Descriptor: its end of the first connection.
     Spawn(PodSpawn),
     /// Answered by [`Reply::Created`].

@@ -17,10 +17,11 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::types::Result;
 use crate::types::error::Context as _;
+use crate::types::security::IdMapping;
 
 use super::protocol::PodSpawn;
 use super::sysctl;
-use super::{pidns, shm};
+use super::{pidns, shm, user_namespace};
 
 /// Name of the socket in the pod's run directory.
 pub const SOCKET: &str = "supervisor.sock";
@@ -38,6 +39,8 @@ pub struct Pod {
     pub signals: SignalFd,
     /// Init of the pod's own pid namespace.
     pub pidns_init: Option<pidns::Init>,
+    /// The pod's user namespace, if it has one of its own.
+    pub user: Option<OwnedFd>,
     /// The pod's `/dev/shm`, attached nowhere.
     pub shm: Option<OwnedFd>,
 }
@@ -49,16 +52,24 @@ pub struct Pod {
 pub fn set_up(spawn: PodSpawn) -> Result<Pod> {
     detach(&spawn)?;
     let signals = take_signals()?;
-    enter_namespaces(&spawn)?;
-    sysctl::apply(&spawn)?;
-    let pidns_init = spawn.shared_pid.then(pidns::start).transpose()?;
+    enter_network(&spawn)?;
+    let (user, pidns_init) = if spawn.uids.is_empty() {
+        new_namespaces(&spawn)?;
+        sysctl::apply(&spawn)?;
+        (None, spawn.shared_pid.then(pidns::start).transpose()?)
+    } else {
+        let made = user_namespace::make(&spawn)?;
+        (Some(made.user), made.pidns_init)
+    };
     let shm = if spawn.shm_bytes > 0 {
-        shm::make(spawn.shm_bytes)?
+        let root = |ids| IdMapping::to_host(ids, 0).unwrap_or(0);
+        shm::make(spawn.shm_bytes, (root(&spawn.uids), root(&spawn.gids)))?
     } else {
         None
     };
     let listener = listen(&spawn.run_dir)?;
     Ok(Pod {
+        user,
         shm,
         spawn,
         listener,
@@ -122,14 +133,19 @@ fn take_signals() -> Result<SignalFd> {
     SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).context(what)
 }
 
-fn enter_namespaces(spawn: &PodSpawn) -> Result<()> {
+fn enter_network(spawn: &PodSpawn) -> Result<()> {
     if let Some(path) = &spawn.netns {
         let what = || format!("enter network namespace {}", path.display());
         let netns =
             rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).with_context(what)?;
         nix::sched::setns(&netns, CloneFlags::CLONE_NEWNET).with_context(what)?;
     }
+    Ok(())
+}
+
+fn new_namespaces(spawn: &PodSpawn) -> Result<()> {
     let mut fresh = CloneFlags::empty();
+    fresh.set(CloneFlags::CLONE_NEWNET, spawn.new_net);
     fresh.set(CloneFlags::CLONE_NEWIPC, spawn.new_ipc);
     fresh.set(CloneFlags::CLONE_NEWUTS, spawn.new_uts);
     if !fresh.is_empty() {

@@ -14,16 +14,19 @@ use rustix::mount::{
 use crate::types::Result;
 use crate::types::error::Context as _;
 
-/// Makes the tmpfs; `None` where the kernel could not give it to containers.
+/// Makes the tmpfs, which belongs to user and group `owner` of the node; `None` where the kernel could not give it to
+/// containers.
 ///
 /// # Errors
 /// It cannot be made at all.
-pub fn make(bytes: u64) -> Result<Option<OwnedFd>> {
+pub fn make(bytes: u64, owner: (u32, u32)) -> Result<Option<OwnedFd>> {
     let what = "make the pod's /dev/shm";
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context(what)?;
     fsconfig_set_string(&context, "source", "shm").context(what)?;
     fsconfig_set_string(&context, "mode", "1777").context(what)?;
     fsconfig_set_string(&context, "size", bytes.to_string()).context(what)?;
+    fsconfig_set_string(&context, "uid", owner.0.to_string()).context(what)?;
+    fsconfig_set_string(&context, "gid", owner.1.to_string()).context(what)?;
     fsconfig_create(&context).context(what)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV

@@ -34,7 +34,7 @@ fn file(name: &str, spawn: &PodSpawn) -> Result<PathBuf> {
         return Err(Error::invalid(format!("{name:?} is not the name of a sysctl")));
     }
     let (owned, namespace) = match (parts[0].as_str(), parts[1].as_str()) {
-        ("net", _) => (spawn.netns.is_some(), "network"),
+        ("net", _) => (spawn.netns.is_some() || spawn.new_net, "network"),
         ("fs", "mqueue") => (spawn.new_ipc, "IPC"),
         ("kernel", key) if is_ipc(key) => (spawn.new_ipc, "IPC"),
         ("kernel", "domainname") => (spawn.new_uts, "UTS"),
@@ -88,6 +88,9 @@ mod tests {
             sysctls: Vec::new(),
             shared_pid: false,
             shm_bytes: 0,
+            new_net: false,
+            uids: Vec::new(),
+            gids: Vec::new(),
         }
     }
 

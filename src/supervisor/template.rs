@@ -65,13 +65,20 @@ fn serve(socket: BorrowedFd<'_>) -> Result<Option<(PodSpawn, OwnedFd)>> {
         };
         match message {
             Message::Request(id, Ok(Op::Prepare(cgroup))) => prepare(socket, id, cgroup.as_ref())?,
+            Message::Request(id, Ok(Op::TryIdMaps(directory))) => {
+                let tried = crate::executor::try_id_maps(&directory).map_err(Error::from);
+                answer(socket, id, tried.map_err(Failure::from))?;
+            }
             Message::Request(_, Ok(Op::Spawn(spawn))) => {
                 if let Some(work) = spawn_one(spawn, descriptors) {
                     return Ok(Some(work));
                 }
             }
             Message::Request(id, _) => {
-                let failure = Failure::new(Kind::Unimplemented, "the template only prepares and spawns");
+                let failure = Failure::new(
+                    Kind::Unimplemented,
+                    "the template only prepares, probes and spawns",
+                );
                 answer(socket, id, Err(failure))?;
             }
             _ => {}

@@ -5,6 +5,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 const CLONE_PIDFD: u64 = 0x1000;
+const CLONE_PARENT: u64 = 0x8000;
 const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
@@ -50,10 +51,8 @@ pub fn clone_process(
     cgroup: Option<BorrowedFd<'_>>,
     body: impl FnOnce() -> i32,
 ) -> io::Result<Child> {
-    let mut pidfd: RawFd = -1;
     let mut args = CloneArgs {
-        flags: flags | CLONE_PIDFD | CLONE_CLEAR_SIGHAND,
-        pidfd: (&raw mut pidfd).expose_provenance() as u64,
+        flags,
         exit_signal: libc::SIGCHLD as u64,
         ..CloneArgs::default()
     };
@@ -61,6 +60,27 @@ pub fn clone_process(
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = fd.as_raw_fd().unsigned_abs().into();
     }
+    clone(args, body)
+}
+
+/// As [`clone_process`], but the child's parent is the caller's parent, which is signalled and reaps as it is for the
+/// caller. For a process that entered namespaces on its way and makes room for its successor.
+///
+/// # Errors
+/// As [`clone_process`]; `EINVAL` if the caller is the init of a pid namespace.
+pub fn clone_sibling(flags: u64, body: impl FnOnce() -> i32) -> io::Result<Child> {
+    let args = CloneArgs {
+        // The exit signal is the caller's own; naming one is refused.
+        flags: flags | CLONE_PARENT,
+        ..CloneArgs::default()
+    };
+    clone(args, body)
+}
+
+fn clone(mut args: CloneArgs, body: impl FnOnce() -> i32) -> io::Result<Child> {
+    let mut pidfd: RawFd = -1;
+    args.flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+    args.pidfd = (&raw mut pidfd).expose_provenance() as u64;
     // SAFETY: `args` is a valid clone_args of the size given; `pidfd` outlives the call. Without CLONE_VM the child
     // gets copies of all memory, so no Rust reference is shared; no stack is given, so both return here.
     let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };

@@ -136,18 +136,18 @@ pub fn set_limit(resource: u32, soft: u64, hard: u64) -> io::Result<()> {
     check(unsafe { libc::prlimit64(0, resource, &raw const limit, std::ptr::null_mut()) }.into())
 }
 
-/// The hard limit of the calling process.
+/// The soft and the hard limit of the calling process.
 ///
 /// # Errors
 /// `EINVAL` for an unknown resource.
-pub fn hard_limit(resource: u32) -> io::Result<u64> {
+pub fn limits(resource: u32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit64 {
         rlim_cur: 0,
         rlim_max: 0,
     };
     // SAFETY: no new value is given, `limit` is valid for writes.
     check(unsafe { libc::prlimit64(0, resource, std::ptr::null(), &raw mut limit) }.into())?;
-    Ok(limit.rlim_max)
+    Ok((limit.rlim_cur, limit.rlim_max))
 }
 
 /// Sends a signal by number to the process that `pidfd` refers to.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::error::{Error, Result};
+
 /// Where a namespace comes from (CRI `NamespaceMode`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum NamespaceMode {
@@ -25,6 +27,16 @@ pub struct IdMapping {
     pub container_id: u32,
     /// How many ids.
     pub length: u32,
+}
+
+impl IdMapping {
+    /// What the node calls `id` of the inside; `None` if it has no mapping.
+    pub fn to_host(list: &[Self], id: u32) -> Option<u32> {
+        list.iter().find_map(|m| {
+            let offset = id.checked_sub(m.container_id).filter(|o| *o < m.length)?;
+            m.host_id.checked_add(offset)
+        })
+    }
 }
 
 /// The user namespace asked for.
@@ -52,6 +64,68 @@ pub struct Namespaces {
     pub target: String,
     /// User namespace; `None` means the node's.
     pub user: Option<UserNamespace>,
+}
+
+impl Namespaces {
+    /// The user namespace of the pod's own, if it is to have one.
+    pub fn own_user(&self) -> Option<&UserNamespace> {
+        self.user.as_ref().filter(|u| u.mode == NamespaceMode::Pod)
+    }
+
+    /// Refuses a user namespace that cannot be, or that would not be root of what the pod uses.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the reason.
+    pub fn check_user(&self) -> Result<()> {
+        let Some(user) = &self.user else {
+            return Ok(());
+        };
+        match user.mode {
+            NamespaceMode::Pod => {}
+            NamespaceMode::Node if user.uids.is_empty() && user.gids.is_empty() => return Ok(()),
+            NamespaceMode::Node => {
+                return Err(Error::invalid(
+                    "user namespace mode Node: the node's has no id mappings, but some are given",
+                ));
+            }
+            mode => {
+                return Err(Error::invalid(format!(
+                    "user namespace mode {mode:?} is not possible: it is Pod or Node"
+                )));
+            }
+        }
+        check_mapping("uids", &user.uids)?;
+        check_mapping("gids", &user.gids)?;
+        for (kind, mode) in [("pid", self.pid), ("ipc", self.ipc)] {
+            if mode == NamespaceMode::Node {
+                return Err(Error::invalid(format!(
+                    "user namespace mode Pod: the pod uses the node's {kind} namespace, which would not belong to it"
+                )));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn check_mapping(kind: &str, list: &[IdMapping]) -> Result<()> {
+    let fail = |why: String| Err(Error::invalid(format!("user namespace: {kind}: {why}")));
+    let [m] = list else {
+        return fail(format!(
+            "exactly one mapping is possible, {} are given",
+            list.len()
+        ));
+    };
+    if m.length == 0 {
+        return fail("the mapping has no ids".into());
+    }
+    if m.container_id != 0 {
+        return fail(format!("id 0 has no mapping, the first is {}", m.container_id));
+    }
+    // The last id stands for "none" to the kernel.
+    if m.host_id.checked_add(m.length).is_none() {
+        return fail(format!("{} ids from {} on do not exist", m.length, m.host_id));
+    }
+    Ok(())
 }
 
 /// A seccomp or AppArmor profile choice.

@@ -14,12 +14,13 @@ pub(super) async fn call(runtime: &Runtime, request: p::StatusRequest) -> Result
         condition("RuntimeReady", true, "", ""),
         condition("NetworkReady", network.ready, &network.reason, &network.message),
     ];
+    let offered = runtime.host().features();
     // Clients look a handler up by its exact name, and a pod without a RuntimeClass asks for "".
     let handlers = ["", super::RUNTIME_NAME].map(|name| p::RuntimeHandler {
         name: name.into(),
         features: Some(p::RuntimeHandlerFeatures {
-            recursive_read_only_mounts: runtime.host().mount_setattr,
-            user_namespaces: false,
+            recursive_read_only_mounts: offered.recursive_read_only_mounts,
+            user_namespaces: offered.user_namespaces,
         }),
     });
     Ok(p::StatusResponse {
@@ -31,8 +32,8 @@ pub(super) async fn call(runtime: &Runtime, request: p::StatusRequest) -> Result
         },
         runtime_handlers: handlers.into(),
         features: Some(p::RuntimeFeatures {
-            supplemental_groups_policy: true,
-            user_namespaces_host_network: false,
+            supplemental_groups_policy: offered.supplemental_groups_policy,
+            user_namespaces_host_network: offered.user_namespaces_host_network,
         }),
     })
 }

@@ -15,9 +15,9 @@ use crate::spec::plan::ImageVolume;
 use crate::spec::process::{ImageDefaults, User};
 use crate::spec::{self, ContainerInputs};
 use crate::types::capability::{self, CapSet, ContainerCaps};
-use crate::types::container::Mount;
+use crate::types::container::{Mount, Propagation};
 use crate::types::error::{Context, Error, Kind, Result};
-use crate::types::security::{NamespaceMode, Profile};
+use crate::types::security::{NamespaceMode, Profile, UserNamespace};
 use crate::types::{ContainerConfig, ContainerId, ContainerState, PodConfig};
 
 use super::super::container::ImageMount;
@@ -69,16 +69,22 @@ pub(in crate::pod) fn check(config: &ContainerConfig, pod: &PodConfig) -> Result
             "CDI devices are not supported by this version of husk",
         ));
     }
-    if ns.user.as_ref().is_some_and(|u| u.mode != NamespaceMode::Node) {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            "user namespaces are not supported by this version of husk",
+    ns.check_user()?;
+    let pods_user = pod.security.namespaces.own_user();
+    if ns.user.is_some() && ns.own_user() != pods_user {
+        return Err(Error::invalid(
+            "the container's user namespace differs from its pod's: all containers of a pod share one",
         ));
     }
-    config.mounts.iter().try_for_each(check_mount)
+    if pods_user.is_some() && ns.pid == NamespaceMode::Node {
+        return Err(Error::invalid(
+            "pid namespace mode Node is not possible in a pod with a user namespace",
+        ));
+    }
+    config.mounts.iter().try_for_each(|m| check_mount(m, pods_user))
 }
 
-fn check_mount(m: &Mount) -> Result<()> {
+fn check_mount(m: &Mount, user: Option<&UserNamespace>) -> Result<()> {
     let fail = |why: &str| Err(Error::invalid(format!("mount at {:?}: {why}", m.container_path)));
     if !m.container_path.starts_with('/') && m.container_path.is_empty() {
         return fail("container_path is empty");
@@ -90,14 +96,13 @@ fn check_mount(m: &Mount) -> Result<()> {
         None if !m.host_path.starts_with('/') => return fail("host_path is not absolute"),
         None => {}
     }
-    if !m.uid_mappings.is_empty() || !m.gid_mappings.is_empty() {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            format!(
-                "mount at {:?}: id-mapped mounts are not supported by this version of husk",
-                m.container_path
-            ),
-        ));
+    if m.uid_mappings.is_empty() != m.gid_mappings.is_empty() {
+        return fail("id mappings are needed for users and groups, or for neither");
+    }
+    if user.is_some() && m.propagation == Propagation::Bidirectional {
+        return fail(
+            "mounts made in a user namespace cannot be shared with the node: use another propagation",
+        );
     }
     Ok(())
 }
@@ -118,10 +123,12 @@ pub(super) fn gather(
     let capabilities = capabilities(config, CapSet::from_bits(host.capability_bounding))?;
     let (mut mounts, image_mounts) = mounts(runtime, config, id)?;
     let image_volumes = mounts.iter().filter_map(|m| m.image.clone()).collect();
+    let pods_user = pod.config.security.namespaces.own_user();
     mounts.extend(super::volumes::mounts(
         &runtime.paths.container(id),
         &image,
         &mounts,
+        pods_user,
     ));
     let devices = devices::named(&config.devices)?;
     let cgroup_path = runtime.cgroup_path(pod, id);
@@ -368,6 +375,7 @@ fn namespaces(
         ipc: (wanted.ipc != NamespaceMode::Node).then(|| of(facts.pid, "ipc")),
         uts: own_network.then(|| of(facts.pid, "uts")),
         pid,
+        user: facts.userns.clone(),
     })
 }
 

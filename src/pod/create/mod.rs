@@ -20,7 +20,7 @@ use crate::spec::plan::{self, SeccompProgram};
 use crate::state::Table;
 use crate::supervisor::protocol::CreateContainer;
 use crate::types::error::{Context, Error, Kind, Result};
-use crate::types::security::NamespaceMode;
+use crate::types::security::{IdMapping, NamespaceMode};
 use crate::types::time::now_nanos;
 use crate::types::{ContainerConfig, ContainerId, ContainerState, PodId, PodState, Resources};
 
@@ -216,6 +216,7 @@ impl Runtime {
                     work: self.paths.container(&facts.id).join("work"),
                     volatile: true,
                 },
+                rootfs_id_map: pod.config.security.namespaces.own_user().is_some(),
                 mount_point: self.paths.mount_point(),
                 image_volumes: prepared.image_volumes.clone(),
                 cgroup: Some(cgroup.join()),
@@ -259,7 +260,7 @@ impl Runtime {
             std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
         }
         // The root directory of the container is the upper one's, whatever husk's umask.
-        copy_root_mode(&prepared.rootfs.layers, &layer.join("upper"))?;
+        copy_root_mode(&prepared.rootfs.layers, &layer.join("upper"), pod)?;
         volumes::fill(&layer, &prepared.rootfs.layers, &prepared.spec)?;
         if let Some(dir) = prepared.log.as_deref().and_then(Path::parent) {
             std::fs::create_dir_all(dir)
@@ -318,11 +319,19 @@ pub(super) fn compiled_seccomp(spec: &Spec) -> Result<Option<SeccompProgram>> {
     }))
 }
 
-fn copy_root_mode(layers: &[PathBuf], upper: &Path) -> Result<()> {
+fn copy_root_mode(layers: &[PathBuf], upper: &Path, pod: &Pod) -> Result<()> {
     use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
     let (mode, uid, gid) = match layers.first().map(std::fs::metadata) {
         Some(Ok(meta)) => (meta.mode() & 0o7777, meta.uid(), meta.gid()),
         _ => (0o755, 0, 0),
+    };
+    // The layers below are shown with mapped owners; the upper directory has them in truth.
+    let (uid, gid) = match pod.config.security.namespaces.own_user() {
+        Some(user) => (
+            IdMapping::to_host(&user.uids, uid).unwrap_or(uid),
+            IdMapping::to_host(&user.gids, gid).unwrap_or(gid),
+        ),
+        None => (uid, gid),
     };
     chown(upper, Some(uid), Some(gid)).with_context(|| format!("set owner of {}", upper.display()))?;
     std::fs::set_permissions(upper, std::fs::Permissions::from_mode(mode))

@@ -9,12 +9,14 @@ use crate::image::lookup;
 use crate::spec::mounts::ResolvedMount;
 use crate::spec::process::ImageDefaults;
 use crate::types::error::{Context, Result};
+use crate::types::security::UserNamespace;
 
 /// Mounts for the image's volumes, but for those that a mount of the client already covers.
 pub(super) fn mounts(
     container_dir: &Path,
     image: &ImageDefaults,
     client: &[ResolvedMount],
+    user: Option<&UserNamespace>,
 ) -> Vec<ResolvedMount> {
     let taken: HashSet<&Path> = client.iter().map(|m| m.container_path.as_path()).collect();
     let mut list = Vec::new();
@@ -26,6 +28,9 @@ pub(super) fn mounts(
         list.push(ResolvedMount {
             container_path: path,
             source: container_dir.join("volumes").join(number.to_string()),
+            // Filled from the image as it is; its owners are mapped like the image's.
+            uid_mappings: user.map(|u| u.uids.clone()).unwrap_or_default(),
+            gid_mappings: user.map(|u| u.gids.clone()).unwrap_or_default(),
             ..Default::default()
         });
     }

@@ -8,7 +8,7 @@ mod tests;
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
 
@@ -112,6 +112,27 @@ impl Launcher {
             // The end of its socket is the template's sign to go.
             drop(socket);
             let _ = child.wait().await;
+        }
+    }
+
+    /// Tries whether layers in `directory` can be mounted with mapped ids. It takes a process with one thread to make the
+    /// user namespace for that, which the daemon is not.
+    ///
+    /// # Errors
+    /// Why they cannot.
+    pub async fn try_id_maps(&self, directory: &Path) -> Result<()> {
+        let what = "try id-mapped layers";
+        let slot = self.template.lock().await;
+        let Some(template) = slot.as_ref() else {
+            return Err(Error::new(Kind::Unavailable, format!("{what}: no template runs")));
+        };
+        let request = Message::Request(0, Ok(Op::TryIdMaps(directory.to_owned())));
+        packets::send(&template.socket, &request, &[])
+            .await
+            .context(what)?;
+        match packets::receive(&template.socket).await.context(what)? {
+            Some((Message::Response(_, outcome), _)) => outcome.map(drop).map_err(Error::from),
+            _ => Err(Error::internal(format!("{what}: the template is gone"))),
         }
     }
 

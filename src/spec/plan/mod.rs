@@ -57,6 +57,9 @@ impl Default for Rootfs {
 pub struct ContainerOptions {
     /// The root file system. `spec.root.path` is not looked at.
     pub rootfs: Rootfs,
+    /// Show the layers of [`Rootfs::Overlay`] with the owners that the container's user namespace gives them. The upper
+    /// directory belongs to the root user of that namespace.
+    pub rootfs_id_map: bool,
     /// An existing directory that the root file system is mounted on, in the container's own mount namespace only.
     /// All containers may share it. With [`Rootfs::Directory`] it may be that directory.
     pub mount_point: PathBuf,
@@ -86,9 +89,9 @@ pub struct LaunchPlan {
     pub cgroup: Option<CgroupJoin>,
     /// Namespaces that are created or joined; those not listed are the caller's.
     pub namespaces: Vec<Namespace>,
-    /// User ids of a new user namespace.
+    /// User ids of the user namespace, which a new one is given and one that is joined has.
     pub uid_mappings: Vec<IdMapping>,
-    /// Group ids of a new user namespace.
+    /// Group ids likewise.
     pub gid_mappings: Vec<IdMapping>,
     /// Offsets of a new time namespace: clock name, seconds, nanoseconds.
     pub time_offsets: Vec<(String, i64, u32)>,
@@ -102,6 +105,8 @@ pub struct LaunchPlan {
     pub sysctls: Vec<(String, String)>,
     /// See [`ContainerOptions::rootfs`].
     pub rootfs: Rootfs,
+    /// See [`ContainerOptions::rootfs_id_map`].
+    pub rootfs_id_map: bool,
     /// See [`ContainerOptions::mount_point`].
     pub mount_point: PathBuf,
     /// Mounts in order.
@@ -214,6 +219,7 @@ pub fn container(spec: &Spec, options: &ContainerOptions) -> Result<LaunchPlan> 
         domainname: namespaces::uts_name("domainname", spec.domainname().as_deref(), &namespaces)?,
         sysctls: namespaces::sysctls(&linux, &namespaces)?,
         rootfs: options.rootfs.clone(),
+        rootfs_id_map: options.rootfs_id_map,
         mount_point: options.mount_point.clone(),
         devices: if dev_is_foreign {
             Vec::new()

@@ -48,6 +48,7 @@ pub struct Engine {
     run_dir: PathBuf,
     pidns_init: Option<pidns::Init>,
     shm: Option<OwnedFd>,
+    user: Option<OwnedFd>,
     listener: Watched,
     /// Kept open for its registration; what it delivers is only a hint to reap.
     signals: SignalFd,
@@ -91,6 +92,7 @@ impl Engine {
             run_dir: pod.spawn.run_dir,
             pidns_init: pod.pidns_init,
             shm: pod.shm,
+            user: pod.user,
             listener,
             signals: pod.signals,
             _signals_watch: signals_watch,
@@ -204,6 +206,7 @@ impl Engine {
             pid: rustix::process::getpid().as_raw_pid(),
             pidns_init_pid: self.pidns_init.as_ref().map(|init| init.pid),
             shm_fd: self.shm.as_ref().map(AsRawFd::as_raw_fd),
+            userns_fd: self.user.as_ref().map(AsRawFd::as_raw_fd),
         }
     }
 

@@ -58,9 +58,9 @@ impl Engine {
             Op::CloseStdin(id) => done(self.find(&id).map(|c| c.stdin = None)),
             Op::Remove(id) => done(self.remove(&id)),
             Op::State => Ok(Reply::State(self.state())),
-            Op::Prepare(_) | Op::Spawn(_) => Err(Failure::new(
+            Op::Prepare(_) | Op::TryIdMaps(_) | Op::Spawn(_) => Err(Failure::new(
                 Kind::Unimplemented,
-                "only the template prepares and spawns",
+                "only the template prepares, probes and spawns",
             )),
         };
         self.respond(ticket, outcome, Vec::new());

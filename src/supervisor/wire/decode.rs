@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::PathBuf;
 
+use crate::types::security::IdMapping;
 use crate::types::{CgroupJoin, ContainerId, Error, Kind, PodId, Result};
 
 use super::super::protocol::{self as plain, Event, Failure, Op, Reply};
@@ -41,6 +42,7 @@ fn hello(h: proto::Hello) -> Result<Message> {
         pid: h.pid,
         pidns_init_pid: nonzero(h.pidns_init_pid),
         shm_fd: nonzero(h.shm_fd_plus_one).map(|n| n - 1),
+        userns_fd: nonzero(h.userns_fd_plus_one).map(|n| n - 1),
     })))
 }
 
@@ -80,6 +82,9 @@ fn request(op: Option<request::Op>) -> Result<Op, Failure> {
     Ok(match op {
         request::Op::Prepare(p) => Op::Prepare(p.cgroup.and_then(cgroup)),
         request::Op::Spawn(s) => Op::Spawn(pod_spawn(s)?),
+        request::Op::TryIdMaps(t) => {
+            Op::TryIdMaps(path(t.directory).ok_or_else(|| Error::invalid("try id maps without a directory"))?)
+        }
         request::Op::CreateContainer(c) => Op::Create(container_id(&c.container_id)?, create_container(c)),
         request::Op::StartContainer(s) => Op::Start(container_id(&s.container_id)?),
         request::Op::Signal(s) => Op::Signal {
@@ -133,7 +138,18 @@ fn pod_spawn(s: proto::Spawn) -> Result<plain::PodSpawn> {
         sysctls: s.sysctls.into_iter().map(|s| (s.name, s.value)).collect(),
         shared_pid: s.shared_pid,
         shm_bytes: s.shm_bytes,
+        new_net: s.new_net,
+        uids: s.uids.into_iter().map(id_mapping).collect(),
+        gids: s.gids.into_iter().map(id_mapping).collect(),
     })
+}
+
+fn id_mapping(m: proto::IdMapping) -> IdMapping {
+    IdMapping {
+        container_id: m.container_id,
+        host_id: m.host_id,
+        length: m.length,
+    }
 }
 
 fn create_container(c: proto::CreateContainer) -> plain::CreateContainer {

@@ -3,6 +3,7 @@
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
+use crate::types::security::IdMapping;
 use crate::types::{CgroupJoin, Kind};
 
 use super::super::protocol::{self as plain, Event, Failure, Op, Reply};
@@ -51,6 +52,7 @@ fn hello(greeting: &Result<plain::Greeting, Failure>) -> proto::Hello {
             pid: g.pid,
             pidns_init_pid: g.pidns_init_pid.unwrap_or(0),
             shm_fd_plus_one: g.shm_fd.map_or(0, |fd| fd + 1),
+            userns_fd_plus_one: g.userns_fd.map_or(0, |fd| fd + 1),
             ..base
         },
         Err(f) => proto::Hello {
@@ -90,6 +92,9 @@ fn request(op: &Op) -> request::Op {
             cgroup: join.as_ref().map(cgroup),
         }),
         Op::Spawn(spawn) => request::Op::Spawn(pod_spawn(spawn)),
+        Op::TryIdMaps(directory) => request::Op::TryIdMaps(proto::TryIdMaps {
+            directory: bytes(directory),
+        }),
         Op::Create(id, create) => request::Op::CreateContainer(create_container(id.as_str(), create)),
         Op::Start(id) => request::Op::StartContainer(proto::StartContainer {
             container_id: id.as_str().into(),
@@ -172,6 +177,17 @@ fn pod_spawn(spawn: &plain::PodSpawn) -> proto::Spawn {
             .collect(),
         shared_pid: spawn.shared_pid,
         shm_bytes: spawn.shm_bytes,
+        new_net: spawn.new_net,
+        uids: spawn.uids.iter().map(id_mapping).collect(),
+        gids: spawn.gids.iter().map(id_mapping).collect(),
+    }
+}
+
+fn id_mapping(m: &IdMapping) -> proto::IdMapping {
+    proto::IdMapping {
+        container_id: m.container_id,
+        host_id: m.host_id,
+        length: m.length,
     }
 }
 

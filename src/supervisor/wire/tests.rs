@@ -5,6 +5,7 @@ use std::os::fd::AsFd as _;
 
 use prost::Message as _;
 
+use crate::types::security::IdMapping;
 use crate::types::{CgroupJoin, ContainerId, Kind, PodId};
 
 use super::super::protocol::*;
@@ -36,6 +37,7 @@ fn ops() -> Vec<Op> {
     let exec_id = String::from("exec-1");
     vec![
         Op::Prepare(None),
+        Op::TryIdMaps("/var/lib/husk".into()),
         Op::Prepare(Some(CgroupJoin::V1(vec!["/a/b".into(), "/c".into()]))),
         Op::Spawn(PodSpawn {
             pod_id: pod(),
@@ -47,6 +49,17 @@ fn ops() -> Vec<Op> {
             sysctls: vec![("net.a".into(), "1".into())],
             shared_pid: true,
             shm_bytes: 0,
+            new_net: true,
+            uids: vec![IdMapping {
+                container_id: 0,
+                host_id: 100_000,
+                length: 65_536,
+            }],
+            gids: vec![IdMapping {
+                container_id: 1,
+                host_id: 2,
+                length: 3,
+            }],
         }),
         Op::Create(
             id(),
@@ -154,6 +167,7 @@ fn messages() -> Vec<Message> {
             pid: 4,
             pidns_init_pid: None,
             shm_fd: None,
+            userns_fd: Some(0),
         })),
         Message::Greeting(Err(failure.clone())),
         Message::Response(1, Err(failure)),

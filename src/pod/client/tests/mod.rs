@@ -46,6 +46,9 @@ pub fn pod_spawn(run_dir: &Path) -> PodSpawn {
         sysctls: Vec::new(),
         shared_pid: false,
         shm_bytes: 0,
+        new_net: false,
+        uids: Vec::new(),
+        gids: Vec::new(),
     }
 }
 
