@@ -6,6 +6,7 @@
 mod bad_images;
 mod bad_input;
 mod bad_states;
+mod cdi;
 mod cli;
 mod containers;
 mod events;
@@ -27,3 +28,4 @@ mod restart;
 mod security;
 mod stats;
 mod stream_lists;
+mod user_namespaces;

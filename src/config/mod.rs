@@ -131,6 +131,8 @@ pub struct Container {
     /// Most bytes kept of each of stdout and stderr of a synchronous exec. Both together have to fit into the 16 MiB
     /// that clients accept of a message.
     pub exec_output_bytes: usize,
+    /// Directories with the files of device vendors (Container Device Interface); what is in a later one wins.
+    pub cdi_dirs: Vec<PathBuf>,
 }
 
 /// `[nri]`
@@ -226,6 +228,7 @@ impl Default for Container {
             unprivileged_icmp: true,
             nofile: 1_048_576,
             exec_output_bytes: (8 << 20) - (64 << 10),
+            cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
 }

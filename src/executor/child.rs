@@ -96,8 +96,8 @@ fn inside(
         None => {
             let mut sources = Sources::open(&plan.mounts, &mut IdMaps::default())?;
             rootfs::cut_propagation()?;
-            sources.open_images(&plan.mounts, &plan.mount_point, None)?;
-            let root = rootfs::mount_rootfs(&plan.rootfs, &plan.mount_point)?;
+            sources.open_images(plan, None)?;
+            let root = rootfs::mount_rootfs(&plan.rootfs, &plan.mount_label, &plan.mount_point)?;
             (sources, root, None)
         }
     };
@@ -182,15 +182,9 @@ fn make_cwd(root: &Root, plan: &LaunchPlan) {
 }
 
 fn run_hooks(plan: &LaunchPlan, sync: &Channel) -> Step {
-    if plan.pause_before_pivot {
+    if plan.pause_before_pivot || !plan.hooks.runtime.is_empty() {
         sync.send(&Message::BeforePivot, None)?;
-        if !sync.wait_go_on() {
-            return Err(LaunchError::new(
-                "wait",
-                "for the runtime's hooks",
-                "the parent is gone",
-            ));
-        }
+        sync.wait_permission("for the runtime's hooks")?;
     }
     if plan.hooks.create_container.is_empty() {
         return Ok(());

@@ -11,21 +11,21 @@ use rustix::fs::{FileType, Mode, OFlags, open as open_file};
 use rustix::io::Errno;
 use rustix::mount::{OpenTreeFlags, UnmountFlags, open_tree, unmount};
 
-use crate::spec::plan::ImageVolume;
+use crate::spec::plan::{ImageVolume, LaunchPlan};
 
 use super::error::{During, LaunchError, Step};
 use super::path::{Root, file_type, shown};
 use super::rootfs::{self, Overlay};
 use super::{idmap, scratch};
 
-/// Makes the mount, attached nowhere, with the owners that the user namespace `namespace` gives the files. The empty
-/// directory `workplace` is used for a moment and must not be visible to anybody.
+/// Makes the mount, attached nowhere, with the owners that the user namespace `namespace` gives the files. The plan's
+/// mount point is used for a moment; nobody else may see what is on it.
 pub(super) fn open(
     volume: &ImageVolume,
-    workplace: &Path,
+    plan: &LaunchPlan,
     namespace: Option<BorrowedFd<'_>>,
 ) -> Step<OwnedFd> {
-    prepare(volume, workplace, namespace).map_err(failed)
+    prepare(volume, plan, namespace).map_err(failed)
 }
 
 /// Marks a failure as one of an image volume.
@@ -33,11 +33,8 @@ pub(super) fn failed(error: LaunchError) -> LaunchError {
     error.of_image_volume()
 }
 
-fn prepare(
-    volume: &ImageVolume,
-    workplace: &Path,
-    namespace: Option<BorrowedFd<'_>>,
-) -> Step<OwnedFd> {
+fn prepare(volume: &ImageVolume, plan: &LaunchPlan, namespace: Option<BorrowedFd<'_>>) -> Step<OwnedFd> {
+    let workplace = plan.mount_point.as_path();
     // overlayfs wants two layers at least.
     if let [single] = volume.layers.as_slice() {
         let tree = part(single, volume)?;
@@ -51,7 +48,12 @@ fn prepare(
         None => None,
     };
     let lower = mapped.as_ref().map_or(&volume.layers, |(_, lower)| lower);
-    let merged = Overlay { lower, upper: None }.detached(workplace)?;
+    let merged = Overlay {
+        lower,
+        upper: None,
+        label: &plan.mount_label,
+    }
+    .detached(workplace)?;
     rootfs::attach(&merged, workplace).during("mount", || shown(&volume.destination))?;
     let tree = part(workplace, volume);
     // What was cloned of it lives on.

@@ -4,8 +4,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
 
-use super::error::{During, LaunchError, Step};
-use super::message::{Channel, Message, Received};
+use crate::spec::plan::{Hook, Hooks};
+use crate::sys::clone::clone_process;
+use crate::sys::process::reset_signals;
+
+use super::error::{self, During, LaunchError, Step};
+use super::message::{Channel, Message, Received, bounded_error};
+use super::{hooks, streams};
 
 /// How far a launch is.
 #[derive(Debug)]
@@ -143,6 +148,31 @@ impl Launch {
     /// If the process is gone.
     pub fn resume(&mut self) -> Result<(), LaunchError> {
         self.go_on()
+    }
+
+    /// Runs the plan's hooks of the runtime after [`Progress::BeforePivot`], in a process of their own, and goes on if
+    /// they succeed. Comes back at once.
+    ///
+    /// # Errors
+    /// If that process cannot be cloned.
+    pub fn resume_after_hooks(&mut self, list: &Hooks) -> Result<(), LaunchError> {
+        let state = hooks::with_status(list.state.as_ref(), "creating", self.pid);
+        let sync = &self.sync;
+        clone_process(0, None, || {
+            reset_signals();
+            let Ok(sync) = streams::keep_only(sync.as_fd()) else {
+                return error::NOT_STARTED;
+            };
+            let sync = Channel::from(sync);
+            let run = |(stage, hook): &(String, Hook)| hooks::run(stage, std::slice::from_ref(hook), &state);
+            match list.runtime.iter().try_for_each(run) {
+                Ok(()) => drop(sync.send_go_on()),
+                Err(error) => sync.send_refusal(&bounded_error(error)),
+            }
+            0
+        })
+        .map(drop)
+        .during("clone", || "the process that runs hooks")
     }
 
     /// Lets a process that waits at its gate run its program.

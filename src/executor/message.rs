@@ -162,6 +162,29 @@ impl Channel {
         self.send_bytes(GO_ON, None)
     }
 
+    /// Refuses the child's going on.
+    pub fn send_refusal(&self, error: &LaunchError) {
+        if let Ok(bytes) = serde_json::to_vec(error) {
+            let _ = self.send_bytes(&bytes, None);
+        }
+    }
+
+    /// Waits until the parent, or whoever it has to ask, says to go on or why not.
+    pub fn wait_permission(&self, object: &str) -> Step {
+        let mut bytes = vec![0u8; MAX_MESSAGE];
+        let got = loop {
+            match rustix::io::read(&self.0, &mut bytes) {
+                Err(Errno::INTR) => {}
+                result => break result.during("wait", || object)?,
+            }
+        };
+        match &bytes[..got] {
+            GO_ON => Ok(()),
+            refusal => Err(serde_json::from_slice(refusal)
+                .unwrap_or_else(|_| LaunchError::new("wait", object, "the parent is gone"))),
+        }
+    }
+
     /// Waits until the parent says to go on; `false` if it is gone.
     pub fn wait_go_on(&self) -> bool {
         let mut byte = [0u8; 1];

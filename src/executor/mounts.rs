@@ -7,7 +7,7 @@ use rustix::fs::{CWD, FileType};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_remount, move_mount, open_tree};
 
-use crate::spec::plan::{Attributes, Mount, MountKind};
+use crate::spec::plan::{Attributes, LaunchPlan, Mount, MountKind};
 use crate::sys::mount::{MountAttr, attr, set_attributes};
 
 use super::cgroup::OwnCgroups;
@@ -34,17 +34,11 @@ impl Sources {
             .map(Self)
     }
 
-    /// Mounts the images, each on the empty directory `workplace` for a moment, and with mapped ids through `namespace`.
-    /// To be called when propagation is cut, so that the node sees nothing of it.
-    pub fn open_images(
-        &mut self,
-        mounts: &[Mount],
-        workplace: &Path,
-        namespace: Option<BorrowedFd<'_>>,
-    ) -> Step {
-        for (m, source) in mounts.iter().zip(&mut self.0) {
+    /// Mounts the images, each on the plan's mount point for a moment, and with mapped ids through `namespace`. To be called when propagation is cut, so that the node sees nothing of it.
+    pub fn open_images(&mut self, plan: &LaunchPlan, namespace: Option<BorrowedFd<'_>>) -> Step {
+        for (m, source) in plan.mounts.iter().zip(&mut self.0) {
             if let MountKind::Image(volume) = &m.kind {
-                let tree = image_volume::open(volume, workplace, namespace)?;
+                let tree = image_volume::open(volume, plan, namespace)?;
                 adjust_tree(m, &tree)
                     .during("set flags of", || format!("image on {}", shown(&m.destination)))
                     .map_err(image_volume::failed)?;

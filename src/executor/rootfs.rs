@@ -30,14 +30,14 @@ pub(super) fn cut_propagation() -> Step {
 }
 
 /// Mounts the root file system on `mount_point` and returns a handle on its root.
-pub(super) fn mount_rootfs(rootfs: &Rootfs, mount_point: &Path) -> Step<Root> {
-    let tree = detached(rootfs, mount_point)?;
+pub(super) fn mount_rootfs(rootfs: &Rootfs, label: &str, mount_point: &Path) -> Step<Root> {
+    let tree = detached(rootfs, label, mount_point)?;
     attach(&tree, mount_point).during("mount", || "the root file system")?;
     Ok(Root::new(tree))
 }
 
-/// The root file system, attached nowhere. Old kernels have to mount it on `mount_point` on the way.
-pub(super) fn detached(rootfs: &Rootfs, mount_point: &Path) -> Step<OwnedFd> {
+/// The root file system, attached nowhere; an overlay gets the SELinux label `label`, if any. Old kernels have to mount it on `mount_point` on the way.
+pub(super) fn detached(rootfs: &Rootfs, label: &str, mount_point: &Path) -> Step<OwnedFd> {
     match rootfs {
         Rootfs::Overlay {
             lower,
@@ -51,6 +51,7 @@ pub(super) fn detached(rootfs: &Rootfs, mount_point: &Path) -> Step<OwnedFd> {
                 work,
                 volatile: *volatile,
             }),
+            label,
         }
         .detached(mount_point),
         Rootfs::Directory(path) => clone_directory(path),
@@ -94,6 +95,8 @@ pub(super) struct Overlay<'a> {
     pub lower: &'a [PathBuf],
     /// Without it nothing can be written.
     pub upper: Option<Upper<'a>>,
+    /// SELinux label of all files; empty for none.
+    pub label: &'a str,
 }
 
 /// Where an overlay keeps changes.
@@ -153,6 +156,10 @@ impl Overlay<'_> {
         }
         // With an index an upper directory could not be used again by another mount of the same layers.
         fsconfig_set_string(context, "index", "off").during("configure", || "overlay index=off")?;
+        if !self.label.is_empty() {
+            fsconfig_set_string(context, "context", self.label)
+                .during("configure", || format!("overlay context={}", self.label))?;
+        }
         if self.upper.as_ref().is_some_and(|u| u.volatile) {
             fsconfig_set_flag(context, "volatile").during("configure", || "overlay volatile")?;
         }
@@ -165,9 +172,17 @@ impl Overlay<'_> {
         })
     }
 
+    /// Options that do not depend on how layers are named.
+    fn first_options(&self) -> String {
+        match self.label {
+            "" => "index=off".to_owned(),
+            label => format!("index=off,context=\"{label}\""),
+        }
+    }
+
     fn mount_by_options(&self, mount_point: &Path) -> Step {
         let mut held = Vec::new();
-        let mut data = b"index=off,lowerdir=".to_vec();
+        let mut data = format!("{},lowerdir=", self.first_options()).into_bytes();
         for (n, layer) in self.lower.iter().enumerate() {
             if n > 0 {
                 data.push(b':');
@@ -208,7 +223,7 @@ impl Overlay<'_> {
             Ok(text)
         };
         let lower: Vec<String> = self.lower.iter().map(|l| short_path(l)).collect::<Step<_>>()?;
-        let mut text = format!("index=off,lowerdir={}", lower.join(":"));
+        let mut text = format!("{},lowerdir={}", self.first_options(), lower.join(":"));
         if let Some(upper) = &self.upper {
             text += &format!(
                 ",upperdir={},workdir={}{}",

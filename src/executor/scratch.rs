@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, Uid, chownat, makedev, mkdirat, mknodat};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags, fsconfig_create, fsconfig_set_string,
-    fsmount, fsopen, open_tree, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, OpenTreeFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, open_tree, unmount,
 };
 
 use crate::spec::plan::{Device, DeviceKind, Rootfs};
@@ -17,7 +17,12 @@ use super::path::shown;
 use super::{idmap, rootfs};
 
 /// The root file system, its layers mapped through `namespace`.
-pub(super) fn root(rootfs: &Rootfs, mount_point: &Path, namespace: Option<BorrowedFd<'_>>) -> Step<OwnedFd> {
+pub(super) fn root(
+    rootfs: &Rootfs,
+    label: &str,
+    mount_point: &Path,
+    namespace: Option<BorrowedFd<'_>>,
+) -> Step<OwnedFd> {
     let (
         Rootfs::Overlay {
             lower,
@@ -28,7 +33,7 @@ pub(super) fn root(rootfs: &Rootfs, mount_point: &Path, namespace: Option<Borrow
         Some(namespace),
     ) = (rootfs, namespace)
     else {
-        return rootfs::detached(rootfs, mount_point);
+        return rootfs::detached(rootfs, label, mount_point);
     };
     let (_scratch, lower) = layers(lower, mount_point, namespace)?;
     let mapped = Rootfs::Overlay {
@@ -37,7 +42,7 @@ pub(super) fn root(rootfs: &Rootfs, mount_point: &Path, namespace: Option<Borrow
         work: work.clone(),
         volatile: *volatile,
     };
-    rootfs::detached(&mapped, mount_point)
+    rootfs::detached(&mapped, label, mount_point)
 }
 
 /// Layers mapped through `namespace`, and what keeps them mounted below `place`. Kernels before 6.15 take a layer only if
@@ -110,14 +115,7 @@ impl Scratch {
         let mode = Mode::from_raw_mode(device.mode);
         mknodat(&self.top, &name, kind, mode, makedev(device.major, device.minor)).during("make", object)?;
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
-        chownat(
-            &self.top,
-            &name,
-            Some(uid),
-            Some(gid),
-            AtFlags::empty(),
-        )
-        .during("chown", object)?;
+        chownat(&self.top, &name, Some(uid), Some(gid), AtFlags::empty()).during("chown", object)?;
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
         open_tree(CWD, self.path.join(&name), flags).during("open", object)
     }

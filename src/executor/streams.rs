@@ -106,6 +106,16 @@ pub(super) fn close_others(kept: &Kept) -> Step {
     close_behind(last)
 }
 
+/// Keeps `fd` and the standard streams, and closes all else.
+pub(super) fn keep_only(fd: BorrowedFd<'_>) -> Step<OwnedFd> {
+    const KEPT: RawFd = 3;
+    let object = || "descriptors";
+    let kept = fd::dup_above(fd, KEPT + 1).during("arrange", object)?;
+    let kept = fd::move_to(kept, KEPT).during("arrange", object)?;
+    close_behind(KEPT)?;
+    Ok(kept)
+}
+
 /// Closes everything behind descriptor `last`.
 pub(super) fn close_behind(last: RawFd) -> Step {
     fd::close_from(last + 1)

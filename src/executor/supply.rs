@@ -100,9 +100,10 @@ fn supply(plan: &LaunchPlan, to: &Channel, namespace: BorrowedFd<'_>) -> Step {
     let mut sources = Sources::open(&plan.mounts, &mut maps)?;
     rootfs::cut_propagation()?;
     let mapped = plan.rootfs_id_map.then_some(namespace);
-    sources.open_images(&plan.mounts, &plan.mount_point, mapped)?;
+    sources.open_images(plan, mapped)?;
     sources.into_iter().flatten().try_for_each(give)?;
-    give(scratch::root(&plan.rootfs, &plan.mount_point, mapped)?)?;
+    let label = &plan.mount_label;
+    give(scratch::root(&plan.rootfs, label, &plan.mount_point, mapped)?)?;
     if dev::needing_nodes(&plan.devices).next().is_some() {
         let scratch = Scratch::mount(&plan.mount_point)?;
         for (n, device) in dev::needing_nodes(&plan.devices).enumerate() {
@@ -175,6 +176,7 @@ fn try_layer(place: &Path) -> Step {
             work,
             volatile: true,
         },
+        "",
         &merged,
         Some(namespace.as_fd()),
     )?;

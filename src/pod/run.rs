@@ -21,7 +21,7 @@ use super::launcher::Spawned;
 use super::plugins::PodEvent;
 use super::remove::remove_if_there;
 use super::sandbox::{Pod, Supervisor, SupervisorFacts};
-use super::{Runtime, blocking, files};
+use super::{Runtime, blocking, files, selinux};
 
 impl Runtime {
     /// Makes a pod and returns when it is ready. A repeat joins the first call or gets the pod it made.
@@ -109,11 +109,12 @@ impl Runtime {
 
     async fn bring_up(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         let own_network = pod.config.security.namespaces.network != NamespaceMode::Node;
+        let level = self.selinux_level(pod);
         // The log directory may be anywhere, even on a server that does not answer.
-        let (this, of) = (Arc::clone(self), Arc::clone(pod));
-        blocking(move || this.prepare_directories(&of)).await?;
+        let (this, of, its) = (Arc::clone(self), Arc::clone(pod), level.clone());
+        blocking(move || this.prepare_directories(&of, &its)).await?;
         let ips = if pod.config.security.namespaces.own_user().is_some() {
-            self.bring_up_in_user_namespace(pod, own_network).await?
+            self.bring_up_in_user_namespace(pod, own_network, &level).await?
         } else {
             let netns = if own_network {
                 let (network, id) = (Arc::clone(&self.parts.network), pod.id.clone());
@@ -121,10 +122,13 @@ impl Runtime {
             } else {
                 None
             };
-            let spawn = self.parts.launcher.spawn(self.pod_spawn(pod, netns.clone()));
+            let spawn = self
+                .parts
+                .launcher
+                .spawn(self.pod_spawn(pod, netns.clone(), &level)?);
             let (ips, spawned) = tokio::join!(self.attach(pod, own_network), spawn);
             // The supervisor is put down first whatever else failed, so that clean-up can end it.
-            self.note_supervisor(pod, spawned?, netns)?;
+            self.note_supervisor(pod, spawned?, netns, level)?;
             ips?
         };
         pod.status_mut().ips = ips;
@@ -137,11 +141,17 @@ impl Runtime {
 
     /// The network namespace of such a pod has to be made within the user namespace, so by its supervisor; only then can
     /// it be named and attached.
-    async fn bring_up_in_user_namespace(&self, pod: &Arc<Pod>, own_network: bool) -> Result<Vec<IpAddr>> {
-        let spawned = self.parts.launcher.spawn(self.pod_spawn(pod, None)).await?;
+    async fn bring_up_in_user_namespace(
+        &self,
+        pod: &Arc<Pod>,
+        own_network: bool,
+        level: &str,
+    ) -> Result<Vec<IpAddr>> {
+        let spawn = self.pod_spawn(pod, None, level)?;
+        let spawned = self.parts.launcher.spawn(spawn).await?;
         let path = format!("/proc/{}/ns/net", spawned.pid);
         let made = own_network.then(|| std::fs::File::open(&path).context(path));
-        self.note_supervisor(pod, spawned, None)?;
+        self.note_supervisor(pod, spawned, None, level.to_owned())?;
         if let Some(made) = made.transpose()? {
             let (network, id) = (Arc::clone(&self.parts.network), pod.id.clone());
             let netns = blocking(move || network.adopt_netns(&id, made.as_fd())).await?;
@@ -161,7 +171,7 @@ impl Runtime {
         }
     }
 
-    fn pod_spawn(&self, pod: &Pod, netns: Option<PathBuf>) -> PodSpawn {
+    fn pod_spawn(&self, pod: &Pod, netns: Option<PathBuf>, level: &str) -> Result<PodSpawn> {
         let namespaces = &pod.config.security.namespaces;
         let own_network = namespaces.network != NamespaceMode::Node;
         let own_ipc = namespaces.ipc != NamespaceMode::Node;
@@ -169,7 +179,8 @@ impl Runtime {
             Some(user) => (user.uids.clone(), user.gids.clone()),
             None => Default::default(),
         };
-        PodSpawn {
+        let wish = pod.config.security.selinux.as_ref();
+        Ok(PodSpawn {
             pod_id: pod.id.clone(),
             run_dir: self.paths.pod(&pod.id),
             new_net: own_network && netns.is_none(),
@@ -186,16 +197,24 @@ impl Runtime {
             },
             uids,
             gids,
-        }
+            mount_label: self.selinux_labels(wish, level)?.mount,
+        })
     }
 
     /// Puts down what is known of a pod's supervisor.
-    fn note_supervisor(&self, pod: &Pod, spawned: Spawned, netns: Option<PathBuf>) -> Result<()> {
+    fn note_supervisor(
+        &self,
+        pod: &Pod,
+        spawned: Spawned,
+        netns: Option<PathBuf>,
+        selinux_level: String,
+    ) -> Result<()> {
         let greeting = spawned.client.greeting();
         let facts = SupervisorFacts {
             pid: spawned.pid,
             pidns_init: spawned.pidns_init_pid,
             netns,
+            selinux_level,
             userns: greeting
                 .userns_fd
                 .map(|fd| format!("/proc/{}/fd/{fd}", spawned.pid).into()),
@@ -208,10 +227,16 @@ impl Runtime {
         Ok(())
     }
 
-    fn prepare_directories(&self, pod: &Pod) -> Result<()> {
+    fn prepare_directories(&self, pod: &Pod, level: &str) -> Result<()> {
         let dir = self.paths.pod(&pod.id);
         std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
-        files::write(&dir, &pod.config)?;
+        let files = files::write(&dir, &pod.config)?;
+        let label = self
+            .selinux_labels(pod.config.security.selinux.as_ref(), level)?
+            .mount;
+        for file in [&files.hosts, &files.hostname, &files.resolv_conf] {
+            selinux::relabel(file, &label)?;
+        }
         if !pod.config.log_directory.is_empty() {
             let logs = &pod.config.log_directory;
             std::fs::create_dir_all(logs).with_context(|| format!("create log directory {logs:?}"))?;

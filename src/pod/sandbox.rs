@@ -60,6 +60,8 @@ pub struct SupervisorFacts {
     pub netns: Option<PathBuf>,
     /// The pod's user namespace, if it has one of its own.
     pub userns: Option<PathBuf>,
+    /// SELinux level of the pod; empty without SELinux.
+    pub selinux_level: String,
     /// Source of `/dev/shm` for the pod's containers.
     pub shm: PathBuf,
 }

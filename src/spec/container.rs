@@ -12,6 +12,7 @@ use crate::types::error::Result;
 use crate::types::security::NamespaceMode;
 use crate::types::{ContainerConfig, ContainerId, PodConfig, PodId};
 
+use super::selinux::Labels;
 use super::{mounts, process};
 
 /// Everything that decides a container's spec.
@@ -40,6 +41,10 @@ pub struct ContainerInputs<'a> {
     pub devices: Vec<LinuxDevice>,
     /// Limits, with the device rules.
     pub resources: LinuxResources,
+    /// SELinux labels; empty for none.
+    pub selinux: Labels,
+    /// Name of the AppArmor profile, if any.
+    pub apparmor: Option<String>,
     /// Seccomp profile, if any.
     pub seccomp: Option<LinuxSeccomp>,
     /// cgroup of the container, as `cgroup` named it.
@@ -110,11 +115,17 @@ fn linux(inputs: &ContainerInputs<'_>) -> Linux {
         })
         .set_masked_paths(Some(masked))
         .set_readonly_paths(Some(readonly))
+        .set_mount_label(text(&inputs.selinux.mount))
         .set_rootfs_propagation(mounts::rootfs_propagation(inputs.mounts).map(str::to_owned))
         .set_sysctl(None)
         .set_uid_mappings(user.and_then(|u| mounts::mappings(&u.uids)))
         .set_gid_mappings(user.and_then(|u| mounts::mappings(&u.gids)));
     linux
+}
+
+/// What is there.
+pub(super) fn text(value: &str) -> Option<String> {
+    (!value.is_empty()).then(|| value.to_owned())
 }
 
 fn namespaces(inputs: &ContainerInputs<'_>) -> Vec<LinuxNamespace> {

@@ -11,6 +11,7 @@ use crate::types::capability::ContainerCaps;
 use crate::types::error::{Error, Result};
 
 use super::ContainerInputs;
+use super::container::text;
 
 /// `PATH` where neither image nor client sets one.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -65,8 +66,8 @@ pub fn process(inputs: &ContainerInputs<'_>) -> Result<Process> {
         .set_capabilities(Some(capabilities(&inputs.capabilities)))
         .set_no_new_privileges(Some(config.security.no_new_privs))
         .set_rlimits(rlimits(inputs.nofile))
-        .set_apparmor_profile(None)
-        .set_selinux_label(None)
+        .set_apparmor_profile(inputs.apparmor.clone())
+        .set_selinux_label(text(&inputs.selinux.process))
         .set_oom_score_adj(i32::try_from(config.resources.oom_score_adj).ok());
     Ok(process)
 }

@@ -98,6 +98,8 @@ pub struct PodSpawn {
     pub uids: Vec<IdMapping>,
     /// Group ids likewise.
     pub gids: Vec<IdMapping>,
+    /// SELinux label of the pod's `/dev/shm`; empty for none.
+    pub mount_label: String,
 }
 
 /// Makes a container up to the gate.

@@ -6,7 +6,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use crate::executor::{self, ExecTarget};
-use crate::spec::plan::{ExecPlan, LaunchPlan};
+use crate::spec::plan::{ExecPlan, Hooks, LaunchPlan};
 use crate::types::{CgroupJoin, Error};
 
 use super::protocol::Failure;
@@ -95,7 +95,11 @@ pub struct Executor;
 impl Runner for Executor {
     fn launch(&self, plan_json: &[u8], stdio: Stdio) -> Result<Box<dyn Launching>, Failure> {
         let plan: LaunchPlan = parse(plan_json, "launch plan")?;
-        Ok(Box::new(executor::launch(&plan, stdio.into()).map_err(failure)?))
+        let launch = executor::launch(&plan, stdio.into()).map_err(failure)?;
+        Ok(Box::new(Launched {
+            launch,
+            hooks: plan.hooks,
+        }))
     }
 
     fn exec(
@@ -110,9 +114,11 @@ impl Runner for Executor {
             pidfd: Some(target.pidfd),
             cgroup: target.cgroup.clone(),
         };
-        Ok(Box::new(
-            executor::exec(&plan, &target, stdio.into()).map_err(failure)?,
-        ))
+        let launch = executor::exec(&plan, &target, stdio.into()).map_err(failure)?;
+        Ok(Box::new(Launched {
+            launch,
+            hooks: Hooks::default(),
+        }))
     }
 }
 
@@ -120,27 +126,31 @@ fn parse<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result<T, F
     serde_json::from_slice(json).map_err(|e| Error::invalid(format!("read {what}: {e}")).into())
 }
 
-impl Launching for executor::Launch {
+/// A launch and the hooks that it will ask for.
+struct Launched {
+    launch: executor::Launch,
+    hooks: Hooks,
+}
+
+impl Launching for Launched {
     fn pid(&self) -> i32 {
-        self.pid
+        self.launch.pid
     }
 
     fn pidfd(&self) -> BorrowedFd<'_> {
-        self.pidfd.as_fd()
+        self.launch.pidfd.as_fd()
     }
 
     fn sync_fd(&self) -> BorrowedFd<'_> {
-        executor::Launch::sync_fd(self)
+        self.launch.sync_fd()
     }
 
     fn advance(&mut self) -> Result<Progress, Failure> {
-        Ok(match executor::Launch::advance(self).map_err(failure)? {
+        Ok(match self.launch.advance().map_err(failure)? {
             executor::Progress::Pending => Progress::Pending,
             executor::Progress::BeforePivot => {
-                return Err(Error::invalid(
-                    "the launch plan wants hooks of a caller; a supervisor runs none",
-                )
-                .into());
+                self.launch.resume_after_hooks(&self.hooks).map_err(failure)?;
+                Progress::Pending
             }
             executor::Progress::Ready { console, notes } => Progress::Ready { console, notes },
             executor::Progress::Running => Progress::Running,
@@ -148,7 +158,7 @@ impl Launching for executor::Launch {
     }
 
     fn open_gate(&mut self) -> Result<(), Failure> {
-        executor::Launch::open_gate(self).map_err(failure)
+        self.launch.open_gate().map_err(failure)
     }
 }
 

@@ -63,7 +63,8 @@ pub fn set_up(spawn: PodSpawn) -> Result<Pod> {
     };
     let shm = if spawn.shm_bytes > 0 {
         let root = |ids| IdMapping::to_host(ids, 0).unwrap_or(0);
-        shm::make(spawn.shm_bytes, (root(&spawn.uids), root(&spawn.gids)))?
+        let owner = (root(&spawn.uids), root(&spawn.gids));
+        shm::make(spawn.shm_bytes, owner, &spawn.mount_label)?
     } else {
         None
     };

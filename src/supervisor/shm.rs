@@ -14,12 +14,12 @@ use rustix::mount::{
 use crate::types::Result;
 use crate::types::error::Context as _;
 
-/// Makes the tmpfs, which belongs to user and group `owner` of the node; `None` where the kernel could not give it to
+/// Makes the tmpfs, which belongs to user and group `owner` of the node and has SELinux label `label`; `None` where the kernel could not give it to
 /// containers.
 ///
 /// # Errors
 /// It cannot be made at all.
-pub fn make(bytes: u64, owner: (u32, u32)) -> Result<Option<OwnedFd>> {
+pub fn make(bytes: u64, owner: (u32, u32), label: &str) -> Result<Option<OwnedFd>> {
     let what = "make the pod's /dev/shm";
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).context(what)?;
     fsconfig_set_string(&context, "source", "shm").context(what)?;
@@ -27,6 +27,9 @@ pub fn make(bytes: u64, owner: (u32, u32)) -> Result<Option<OwnedFd>> {
     fsconfig_set_string(&context, "size", bytes.to_string()).context(what)?;
     fsconfig_set_string(&context, "uid", owner.0.to_string()).context(what)?;
     fsconfig_set_string(&context, "gid", owner.1.to_string()).context(what)?;
+    if !label.is_empty() {
+        fsconfig_set_string(&context, "context", label).context(what)?;
+    }
     fsconfig_create(&context).context(what)?;
     let attributes = MountAttrFlags::MOUNT_ATTR_NOSUID
         | MountAttrFlags::MOUNT_ATTR_NODEV

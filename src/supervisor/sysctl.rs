@@ -91,6 +91,7 @@ mod tests {
             new_net: false,
             uids: Vec::new(),
             gids: Vec::new(),
+            mount_label: String::new(),
         }
     }
 

@@ -6,7 +6,7 @@ use crate::types::error::Context;
 use crate::types::{CapSet, Result};
 
 /// Mount options that the plan understands itself; all others go to the file system.
-const MOUNT_OPTIONS: [&str; 62] = [
+const MOUNT_OPTIONS: [&str; 64] = [
     "acl",
     "async",
     "atime",
@@ -16,6 +16,7 @@ const MOUNT_OPTIONS: [&str; 62] = [
     "diratime",
     "dirsync",
     "exec",
+    "idmap",
     "iversion",
     "lazytime",
     "loud",
@@ -40,6 +41,7 @@ const MOUNT_OPTIONS: [&str; 62] = [
     "relatime",
     "remount",
     "rexec",
+    "ridmap",
     "rnoatime",
     "rnodev",
     "rnodiratime",
@@ -96,7 +98,7 @@ pub(super) fn print() -> Result<()> {
             },
             "apparmor": {"enabled": true},
             "selinux": {"enabled": true},
-            "mountExtensions": {"idmap": {"enabled": false}},
+            "mountExtensions": {"idmap": {"enabled": true}},
         },
     });
     println!(

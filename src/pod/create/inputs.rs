@@ -13,6 +13,7 @@ use crate::spec::identity;
 use crate::spec::mounts::{PodFiles, ResolvedMount};
 use crate::spec::plan::ImageVolume;
 use crate::spec::process::{ImageDefaults, User};
+use crate::spec::selinux::Labels;
 use crate::spec::{self, ContainerInputs};
 use crate::types::capability::{self, CapSet, ContainerCaps};
 use crate::types::container::{Mount, Propagation};
@@ -22,7 +23,7 @@ use crate::types::{ContainerConfig, ContainerId, ContainerState, PodConfig};
 
 use super::super::container::ImageMount;
 use super::super::sandbox::{Pod, Supervisor};
-use super::super::{Runtime, devices};
+use super::super::{Runtime, devices, selinux};
 
 /// Most bytes read of an image's `/etc/passwd` or `/etc/group`.
 const MAX_ACCOUNTS_BYTES: u64 = 10 << 20;
@@ -61,12 +62,6 @@ pub(in crate::pod) fn check(config: &ContainerConfig, pod: &PodConfig) -> Result
     if config.security.privileged && !pod.security.privileged {
         return Err(Error::invalid(
             "a privileged container needs a pod whose security context is privileged",
-        ));
-    }
-    if !config.cdi_devices.is_empty() {
-        return Err(Error::new(
-            Kind::Unimplemented,
-            "CDI devices are not supported by this version of husk",
         ));
     }
     ns.check_user()?;
@@ -121,6 +116,8 @@ pub(super) fn gather(
     let image = defaults(image);
     let user = user(config, &image, layers)?;
     let capabilities = capabilities(config, CapSet::from_bits(host.capability_bounding))?;
+    let labels = selinux_labels(runtime, pod, supervisor, config)?;
+    relabel(config, &labels.mount)?;
     let (mut mounts, image_mounts) = mounts(runtime, config, id)?;
     let image_volumes = mounts.iter().filter_map(|m| m.image.clone()).collect();
     let pods_user = pod.config.security.namespaces.own_user();
@@ -139,6 +136,12 @@ pub(super) fn gather(
         config,
         image: &image,
         user: &user,
+        selinux: if config.security.privileged {
+            Default::default()
+        } else {
+            labels.clone()
+        },
+        apparmor: super::apparmor::profile(config, host.apparmor)?,
         seccomp: seccomp_profile(runtime, config, capabilities.granted)?,
         capabilities,
         namespaces: &namespaces(runtime, pod, supervisor, config)?,
@@ -154,9 +157,15 @@ pub(super) fn gather(
         unified_cgroup: host.unified_cgroup(),
         nofile: runtime.config().container.nofile,
     };
-    check_apparmor(config, host.apparmor)?;
+    let mut spec = spec::container(&inputs)?;
+    super::cdi::inject(
+        config,
+        &runtime.config().container.cdi_dirs,
+        &runtime.paths.mount_point(),
+        &mut spec,
+    )?;
     Ok(Gathered {
-        spec: spec::container(&inputs)?,
+        spec,
         image,
         user,
         image_mounts,
@@ -269,20 +278,34 @@ fn read_file(path: &Path, most: u64) -> Result<Vec<u8>> {
     Ok(text)
 }
 
-fn check_apparmor(config: &ContainerConfig, enabled: bool) -> Result<()> {
-    match &config.security.apparmor {
-        Some(Profile::Localhost(name)) if !config.security.privileged => Err(if enabled {
-            Error::new(
-                Kind::Unimplemented,
-                format!("AppArmor profile {name:?}: not supported by this version of husk"),
-            )
-        } else {
-            Error::invalid(format!(
-                "AppArmor profile {name:?}: AppArmor is not enabled on this node"
-            ))
-        }),
-        _ => Ok(()),
+fn selinux_labels(
+    runtime: &Runtime,
+    pod: &Pod,
+    supervisor: &Supervisor,
+    config: &ContainerConfig,
+) -> Result<Labels> {
+    let wish = config
+        .security
+        .selinux
+        .as_ref()
+        .or(pod.config.security.selinux.as_ref());
+    runtime.selinux_labels(wish, &supervisor.facts.selinux_level)
+}
+
+/// Gives the mounts for which the client wants it the container's label.
+fn relabel(config: &ContainerConfig, label: &str) -> Result<()> {
+    if label.is_empty() {
+        return Ok(());
     }
+    let wanted = config
+        .mounts
+        .iter()
+        .filter(|m| m.selinux_relabel && m.image.is_none());
+    for m in wanted {
+        selinux::relabel(&host_source(m)?, label)
+            .map_err(|e| e.context(format!("mount at {:?}", m.container_path)))?;
+    }
+    Ok(())
 }
 
 /// The client's mounts with their sources, and which images are among them.

@@ -1,5 +1,7 @@
 //! CreateContainer: everything up to the gate.
 
+mod apparmor;
+mod cdi;
 mod image_volumes;
 mod inputs;
 mod propagation;
@@ -207,7 +209,7 @@ impl Runtime {
         let (this, of, wanted) = (Arc::clone(self), Arc::clone(pod), Arc::clone(prepared));
         blocking(move || this.make_directories(&of, &wanted)).await?;
         let cgroup = self.make_cgroup(prepared).await?;
-        let plan = plan::container(
+        let mut plan = plan::container(
             &prepared.spec,
             &plan::ContainerOptions {
                 rootfs: plan::Rootfs::Overlay {
@@ -224,6 +226,8 @@ impl Runtime {
                 ..Default::default()
             },
         )?;
+        let bundle = self.paths.container_run(&pod.id, &facts.id);
+        plan.hooks.state = Some(hook_state(&prepared.spec, &facts.id, &bundle));
         let created = supervisor
             .client
             .create(
@@ -317,6 +321,16 @@ pub(super) fn compiled_seccomp(spec: &Spec) -> Result<Option<SeccompProgram>> {
         filter: program.filter.clone(),
         flags: program.flags,
     }))
+}
+
+/// What hooks are told of the container, without what only the executor knows.
+fn hook_state(spec: &Spec, id: &ContainerId, bundle: &Path) -> serde_json::Value {
+    serde_json::json!({
+        "ociVersion": spec.version(),
+        "id": id.as_str(),
+        "bundle": bundle,
+        "annotations": spec.annotations(),
+    })
 }
 
 fn copy_root_mode(layers: &[PathBuf], upper: &Path, pod: &Pod) -> Result<()> {

@@ -11,6 +11,8 @@ use crate::spec::process::ImageDefaults;
 use crate::types::error::{Context, Result};
 use crate::types::security::UserNamespace;
 
+use super::super::selinux;
+
 /// Mounts for the image's volumes, but for those that a mount of the client already covers.
 pub(super) fn mounts(
     container_dir: &Path,
@@ -47,6 +49,8 @@ pub(super) fn fill(container_dir: &Path, layers: &[PathBuf], spec: &Spec) -> Res
         std::fs::create_dir_all(source).with_context(|| format!("create volume {}", source.display()))?;
         lookup::copy_tree(layers, mount.destination(), source)
             .map_err(|e| e.context(format!("fill volume {}", mount.destination().display())))?;
+        let label = spec.linux().as_ref().and_then(|l| l.mount_label().clone());
+        selinux::relabel(source, label.as_deref().unwrap_or_default())?;
     }
     Ok(())
 }

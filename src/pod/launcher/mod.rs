@@ -3,6 +3,7 @@
 //! Owns the template (see [`crate::supervisor::template`]): starts it, puts it into its cgroup, starts it again should it
 //! die. Must not know containers.
 
+pub mod apparmor;
 #[cfg(test)]
 mod tests;
 

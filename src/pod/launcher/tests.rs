@@ -238,3 +238,30 @@ async fn a_killed_supervisor_is_noticed() {
         Kind::NotFound
     );
 }
+
+#[test]
+fn apparmor_profiles_go_to_the_parser() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let dir = tempfile::tempdir().unwrap();
+    let script = |name: &str, text: &str| {
+        let path = dir.path().join(name);
+        std::fs::write(&path, format!("#!/bin/sh\n{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        path
+    };
+    let seen = dir.path().join("seen");
+    let good = script(
+        "good",
+        &format!("echo \"$@\" > {0}; /bin/cat >> {0}", seen.display()),
+    );
+    super::apparmor::load(&good, "profile x {}\n").unwrap();
+    assert_eq!(std::fs::read_to_string(&seen).unwrap(), "-Kr\nprofile x {}\n");
+    let bad = script("bad", "echo syntax error >&2; exit 1");
+    let error = super::apparmor::load(&bad, "x").unwrap_err();
+    assert!(error.message().contains("syntax error"), "{error}");
+    let error = super::apparmor::load(&dir.path().join("none"), "x").unwrap_err();
+    assert!(
+        error.message().contains("install the package apparmor"),
+        "{error}"
+    );
+}

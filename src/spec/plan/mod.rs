@@ -77,7 +77,8 @@ pub struct ContainerOptions {
     pub keep_keyring: bool,
     /// Look for the command before the gate and fail there, as runc's `create` does.
     pub check_command_early: bool,
-    /// Stop before pivot_root so that the caller can run hooks: `Progress::BeforePivot`.
+    /// Stop before pivot_root so that the caller can run hooks: `Progress::BeforePivot`. Without it whatever hooks of the
+    /// runtime the spec has become part of the plan.
     pub pause_before_pivot: bool,
 }
 
@@ -107,6 +108,8 @@ pub struct LaunchPlan {
     pub rootfs: Rootfs,
     /// See [`ContainerOptions::rootfs_id_map`].
     pub rootfs_id_map: bool,
+    /// SELinux label of the root file system, where it is an overlay; empty for none.
+    pub mount_label: String,
     /// See [`ContainerOptions::mount_point`].
     pub mount_point: PathBuf,
     /// Mounts in order.
@@ -178,6 +181,8 @@ pub struct Hook {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Hooks {
+    /// Before those of `create_container`, in the runtime's own namespaces; with the name of their stage.
+    pub runtime: Vec<(String, Hook)>,
     /// Before pivot_root, in the container's namespaces with the node's files.
     pub create_container: Vec<Hook>,
     /// After the gate, in the container's namespaces with its files.
@@ -220,6 +225,7 @@ pub fn container(spec: &Spec, options: &ContainerOptions) -> Result<LaunchPlan> 
         sysctls: namespaces::sysctls(&linux, &namespaces)?,
         rootfs: options.rootfs.clone(),
         rootfs_id_map: options.rootfs_id_map,
+        mount_label: linux.mount_label().clone().unwrap_or_default(),
         mount_point: options.mount_point.clone(),
         devices: if dev_is_foreign {
             Vec::new()
@@ -234,7 +240,7 @@ pub fn container(spec: &Spec, options: &ContainerOptions) -> Result<LaunchPlan> 
         root_propagation: options::root_propagation(linux.rootfs_propagation().as_deref())?,
         no_pivot: options.no_pivot,
         pause_before_pivot: options.pause_before_pivot,
-        hooks: process::inner_hooks(spec)?,
+        hooks: process::hooks(spec, !options.pause_before_pivot)?,
         check_command_early: options.check_command_early,
         namespaces,
         process,

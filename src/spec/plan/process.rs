@@ -309,12 +309,25 @@ pub(super) fn personality(linux: &Linux) -> Result<Option<u64>> {
     }))
 }
 
-/// The hooks that run inside; the others are the caller's.
-pub(super) fn inner_hooks(spec: &Spec) -> Result<Hooks> {
+/// The hooks up to the start of the program; what comes later is the caller's. So are those of the runtime, unless
+/// they are to be `included`.
+pub(super) fn hooks(spec: &Spec, included: bool) -> Result<Hooks> {
     let Some(hooks) = spec.hooks() else {
         return Ok(Hooks::default());
     };
+    let mut runtime = Vec::new();
+    if included {
+        #[allow(deprecated)]
+        for (stage, list) in [
+            ("prestart", hooks.prestart()),
+            ("createRuntime", hooks.create_runtime()),
+        ] {
+            let list = convert(list.as_deref().unwrap_or_default())?;
+            runtime.extend(list.into_iter().map(|hook| (stage.to_owned(), hook)));
+        }
+    }
     Ok(Hooks {
+        runtime,
         create_container: convert(hooks.create_container().as_deref().unwrap_or_default())?,
         start_container: convert(hooks.start_container().as_deref().unwrap_or_default())?,
         state: None,

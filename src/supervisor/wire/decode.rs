@@ -141,6 +141,7 @@ fn pod_spawn(s: proto::Spawn) -> Result<plain::PodSpawn> {
         new_net: s.new_net,
         uids: s.uids.into_iter().map(id_mapping).collect(),
         gids: s.gids.into_iter().map(id_mapping).collect(),
+        mount_label: s.mount_label,
     })
 }
 

@@ -180,6 +180,7 @@ fn pod_spawn(spawn: &plain::PodSpawn) -> proto::Spawn {
         new_net: spawn.new_net,
         uids: spawn.uids.iter().map(id_mapping).collect(),
         gids: spawn.gids.iter().map(id_mapping).collect(),
+        mount_label: spawn.mount_label.clone(),
     }
 }
 

@@ -60,6 +60,7 @@ fn ops() -> Vec<Op> {
                 host_id: 2,
                 length: 3,
             }],
+            mount_label: "u:r:t:s0".into(),
         }),
         Op::Create(
             id(),

@@ -49,6 +49,7 @@ pub fn pod_spawn(run_dir: &Path) -> PodSpawn {
         new_net: false,
         uids: Vec::new(),
         gids: Vec::new(),
+        mount_label: String::new(),
     }
 }
 
