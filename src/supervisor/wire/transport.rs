@@ -28,6 +28,7 @@ const LARGEST: usize = 8 * 1024 * 1024;
 
 /// What came.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // It lives on the stack for a moment; a box would be one allocation more for each packet.
 pub enum Received {
     /// A packet.
     Message(Message, Descriptors),
