@@ -27,6 +27,10 @@ pub fn packets() -> Vec<Seed> {
         sysctls: vec![("net.ipv4.ip_forward".into(), "1".into())],
         shared_pid: true,
         shm_bytes: 64 << 20,
+        new_net: false,
+        uids: Vec::new(),
+        gids: Vec::new(),
+        mount_label: String::new(),
     };
     let create = CreateContainer {
         plan_json: br#"{"mounts":[{"destination":"/x","kind":"Cgroup"}],"process":{"args":["sh"]}}"#.to_vec(),

@@ -11,6 +11,7 @@ use husk::spec::container::PodNamespaces;
 use husk::spec::mounts::{PodFiles, ResolvedMount};
 use husk::spec::plan::{self, ContainerOptions, Rootfs};
 use husk::spec::process::{ImageDefaults, User};
+use husk::spec::selinux::{self, Contexts};
 use husk::spec::{self, ContainerInputs, identity};
 use husk::types::capability::{self, CapSet};
 use husk::types::container::Propagation;
@@ -217,6 +218,11 @@ fn build(config: &ContainerConfig, pod: &PodConfig, image: &ImageDefaults) -> Re
             gid: found.gid,
             additional_gids: found.additional_gids,
         },
+        selinux: selinux::labels(&Contexts::default(), security.selinux.as_ref(), "s0:c1,c2")?,
+        apparmor: match &security.apparmor {
+            Some(Profile::Localhost(name)) => Some(name.clone()),
+            _ => None,
+        },
         seccomp: match &security.seccomp {
             Some(Profile::RuntimeDefault) => Some(seccomp::default_profile(capabilities.granted)),
             _ => None,
@@ -281,6 +287,11 @@ fn namespaces(config: &ContainerConfig) -> PodNamespaces {
         ipc: Some("/proc/1/ns/ipc".into()),
         uts: Some("/proc/1/ns/uts".into()),
         pid: shared.then(|| "/proc/1/ns/pid".into()),
+        user: config
+            .security
+            .namespaces
+            .own_user()
+            .map(|_| "/proc/1/ns/user".into()),
     }
 }
 
