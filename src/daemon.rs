@@ -23,6 +23,7 @@ use crate::config::{CgroupDriver, Config};
 use crate::cri::proto::image_service_server::ImageServiceServer;
 use crate::cri::proto::runtime_service_server::RuntimeServiceServer;
 use crate::cri::{self, MAX_MESSAGE_BYTES};
+use crate::exporter::Exporter;
 use crate::host::Host;
 use crate::image::{ImageConfig, ImageStore};
 use crate::network::{BuiltinConfig, Network, NetworkConfig};
@@ -42,7 +43,7 @@ const DRAIN: Duration = Duration::from_secs(5);
 /// # Errors
 /// Anything that keeps the daemon from starting, and a failing socket.
 pub async fn serve(config: Config) -> Result<()> {
-    telemetry::start(&config.log)?;
+    let telemetry = telemetry::start(&config.log, &config.telemetry)?;
     let _lock = lock(&config.run)?;
     std::fs::create_dir_all(&config.root)
         .with_context(|| format!("create directory {}", config.root.display()))?;
@@ -74,6 +75,11 @@ pub async fn serve(config: Config) -> Result<()> {
         None => None,
     };
 
+    let _exporter = if config.metrics.address.is_empty() {
+        None
+    } else {
+        Some(Exporter::start(&config.metrics.address, Arc::clone(&stats)).await?)
+    };
     let listener = bind(&config.socket()).await?;
     info!(socket = %config.socket().display(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
     answer(listener, &runtime, &images, &stats).await?;
@@ -87,6 +93,7 @@ pub async fn serve(config: Config) -> Result<()> {
         remove_cgroups(&config, &cgroups);
     }
     info!("husk stopped; its pods go on");
+    telemetry.finish().await;
     Ok(())
 }
 
@@ -122,6 +129,7 @@ async fn answer(
     let server = Server::builder()
         .http2_keepalive_interval(Some(clients::PING_INTERVAL))
         .http2_keepalive_timeout(Some(clients::PING_TIMEOUT))
+        .layer(telemetry::calls::Calls)
         .add_service(
             RuntimeServiceServer::new(cri::runtime::Service::new(Arc::clone(runtime), Arc::clone(stats)))
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)

@@ -17,6 +17,7 @@ pub mod config;
 pub mod cri;
 pub mod daemon;
 pub mod executor;
+pub mod exporter;
 pub mod host;
 pub mod image;
 pub mod network;

@@ -38,6 +38,7 @@ const HEIGHTS: [(&str, u8); 21] = [
     ("api", 4),
     ("nri", 4),
     ("stream", 4),
+    ("exporter", 4),
     ("pod", 3),
     ("image", 3),
     ("stats", 3),

@@ -36,6 +36,10 @@ pub struct Config {
     pub container: Container,
     /// Plugins of the node resource interface.
     pub nri: Nri,
+    /// The Prometheus endpoint.
+    pub metrics: Metrics,
+    /// Traces.
+    pub telemetry: Telemetry,
 }
 
 /// `[log]`
@@ -160,6 +164,33 @@ impl Default for Nri {
     }
 }
 
+/// `[metrics]`
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Metrics {
+    /// Where the Prometheus endpoint listens: `127.0.0.1:9640` or `unix:///run/husk/metrics.sock`. Empty means nowhere.
+    pub address: String,
+}
+
+/// `[telemetry]`
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// gRPC address of an OpenTelemetry collector: `http://127.0.0.1:4317`. Empty means no traces.
+    pub otlp_endpoint: String,
+    /// Of a million calls whose client has not decided itself, how many are traced.
+    pub sampling_per_million: u32,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            otlp_endpoint: String::new(),
+            sampling_per_million: 1_000_000,
+        }
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -172,6 +203,8 @@ impl Default for Config {
             network: Network::default(),
             container: Container::default(),
             nri: Nri::default(),
+            metrics: Metrics::default(),
+            telemetry: Telemetry::default(),
         }
     }
 }

@@ -9,7 +9,8 @@ use super::cni::conf::NetworkList;
 use super::cni::result;
 use super::record::{CniRecord, Record, Via};
 use super::request::{Attachment, PodNetwork};
-use super::{Inner, Network, blocking, builtin, netns};
+use super::{Inner, Network, blocking, builtin, netns, outcome};
+use crate::telemetry::operations;
 use crate::types::pod::PortMapping;
 use crate::types::{Error, Result};
 
@@ -33,10 +34,12 @@ impl Network {
             self.teardown(&pod.id).await.map_err(|e| e.context(what))?;
         }
         self.inner.require_netns(pod)?;
+        let running = operations::begin(operations::Kind::Network, "set_up_pod");
         let attached = match self.inner.choose().await? {
             Choice::Cni(list) => self.inner.attach_cni(pod, &list).await,
             Choice::Builtin => self.inner.attach_builtin(pod).await,
         };
+        running.end(outcome(&attached));
         match attached {
             Ok(attachment) => Ok(attachment),
             Err(error) => Err(self.undo(pod, error).await),

@@ -10,7 +10,8 @@ use super::cni::cache;
 use super::cni::chain::{Attach, Chain};
 use super::cni::conf::NetworkList;
 use super::record::{CniRecord, Record, Via};
-use super::{Inner, Network, blocking, netns};
+use super::{Inner, Network, blocking, netns, outcome};
+use crate::telemetry::operations;
 use crate::types::{Error, Kind, PodId, Result};
 
 impl Network {
@@ -20,7 +21,13 @@ impl Network {
     /// # Errors
     /// Everything that failed, in one message. The record stays, and the next call tries all of it again.
     pub async fn teardown(&self, pod: &PodId) -> Result<()> {
-        self.inner.detach(pod, self.inner.config.cni_timeout).await
+        let known = self.inner.store.get(pod).is_some();
+        let running = known.then(|| operations::begin(operations::Kind::Network, "tear_down_pod"));
+        let detached = self.inner.detach(pod, self.inner.config.cni_timeout).await;
+        if let Some(running) = running {
+            running.end(outcome(&detached));
+        }
+        detached
     }
 
     /// Removes what pods that are not in `live` left: records with what they stand for, pinned namespaces, host ports.

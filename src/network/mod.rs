@@ -35,6 +35,7 @@ pub use request::{
     Attachment, BuiltinConfig, Condition, Interface, InterfaceCounters, NetworkConfig, PodNetwork,
 };
 
+use crate::telemetry::operations;
 use crate::types::error::Context;
 use crate::types::{Error, PodId, Result};
 use builtin::Builtin;
@@ -212,6 +213,14 @@ fn tag(state_dir: &Path) -> Result<String> {
     let path = fs::canonicalize(state_dir).with_context(|| format!("resolve {}", state_dir.display()))?;
     let digest = Sha256::digest(path.as_os_str().as_encoded_bytes());
     Ok(crate::types::id::hex(&digest[..4]))
+}
+
+/// How an operation went, for the counts.
+fn outcome<T>(result: &Result<T>) -> &'static str {
+    match result {
+        Ok(_) => operations::OK,
+        Err(_) => "FAILED",
+    }
 }
 
 /// Runs what blocks for milliseconds where that is allowed.

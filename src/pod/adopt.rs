@@ -9,6 +9,7 @@ use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::watch;
+use tracing::Instrument;
 
 use crate::types::error::{Error, Kind, Result};
 
@@ -96,7 +97,7 @@ where
                 outcome: rx.clone(),
             },
         );
-        let work = tokio::spawn(work());
+        let work = tokio::spawn(work().in_current_span());
         let table = Arc::clone(&self.running);
         tokio::spawn(async move {
             let result = match work.await {

@@ -6,6 +6,7 @@ use tracing::{info, warn};
 
 use crate::supervisor::protocol::Event;
 use crate::supervisor::record::ExitRecord;
+use crate::telemetry::operations;
 use crate::types::ContainerState;
 use crate::types::error::{Error, Result};
 use crate::types::time::now_nanos;
@@ -187,6 +188,9 @@ impl Runtime {
         });
         if !first {
             return;
+        }
+        if ending.reason == "OOMKilled" {
+            operations::container_ran_out_of_memory();
         }
         info!(container = ?container.id(), code = ending.exit_code, reason = ending.reason, "container exited");
         if let Err(error) = self.save_container(container) {

@@ -46,6 +46,8 @@ use crate::state::{Db, Table};
 use crate::types::error::{Context, Error, Result};
 use crate::types::{ContainerConfig, ContainerId, ContainerMetadata, PodConfig, PodId, PodMetadata, Realm};
 
+use tracing::Instrument;
+
 use adopt::Operations;
 use container::Container;
 use index::{Found, Index};
@@ -192,7 +194,8 @@ impl Runtime {
 
 /// Runs `work` to its end even if the caller goes away.
 async fn detached<T: Send + 'static>(work: impl Future<Output = Result<T>> + Send + 'static) -> Result<T> {
-    match tokio::spawn(work).await {
+    // It is still part of the call that is traced.
+    match tokio::spawn(work.in_current_span()).await {
         Ok(result) => result,
         Err(e) => Err(Error::internal(format!(
             "husk failed while working on this call: {e}"
