@@ -240,7 +240,7 @@ async fn the_page_has_the_names_labels_and_values_of_the_cri_metrics() -> Result
             }
             compared += 1;
         }
-        ensure!(compared > 50, "{compared}");
+        ensure!(compared > 40, "{compared}");
         let container = [
             ("container", "main"),
             ("name", id.as_str()),

@@ -5,10 +5,11 @@
     reason = "Prometheus has no other numbers, and bytes fit for some petabytes"
 )]
 
-use crate::cgroup::{Io, Psi};
 use crate::network::InterfaceCounters;
 
-use super::super::device_name;
+use super::values::{
+    by_device, device_usage, huge_pages, huge_pages_peak, layer_usage, page_faults, some, stalled, waiting,
+};
 use super::{Emit, Family, Kind, Needs, Values, View};
 
 use Kind::{Counter, Gauge};
@@ -17,7 +18,6 @@ const DEVICE: &[&str] = &["device"];
 const INTERFACE: &[&str] = &["interface"];
 const PAGE_SIZE: &[&str] = &["pagesize"];
 const NANOS: f64 = 1e9;
-const MICROS: f64 = 1e6;
 
 /// Everything husk knows to tell, by name.
 pub const FAMILIES: &[Family] = &[
@@ -397,68 +397,5 @@ const fn interface(name: &'static str, help: &'static str, value: fn(&InterfaceC
         labels: INTERFACE,
         needs: Needs::Nothing,
         values: Values::Interface(value),
-    }
-}
-
-fn device_usage(v: &View<'_>, each: Emit<'_>) {
-    for io in &v.reading.cgroup.io {
-        let (name, major, minor) = (
-            device_name(io.major, io.minor),
-            io.major.to_string(),
-            io.minor.to_string(),
-        );
-        each(&[&name, &major, &minor, "Read"], io.read_bytes as f64);
-        each(&[&name, &major, &minor, "Write"], io.write_bytes as f64);
-    }
-}
-
-fn by_device(v: &View<'_>, each: Emit<'_>, value: fn(&Io) -> u64) {
-    for io in &v.reading.cgroup.io {
-        each(&[&device_name(io.major, io.minor)], value(io) as f64);
-    }
-}
-
-fn layer_usage(v: &View<'_>, each: Emit<'_>) {
-    if let Some(layer) = v.layer {
-        each(&[&v.file_system.device], layer.bytes as f64);
-    }
-}
-
-fn huge_pages(v: &View<'_>, each: Emit<'_>) {
-    for pages in &v.reading.cgroup.hugetlb {
-        each(&[&pages.page_size], pages.usage as f64);
-    }
-}
-
-/// Version 2 keeps no peak; what is in use now is the least it can be.
-fn huge_pages_peak(v: &View<'_>, each: Emit<'_>) {
-    for pages in &v.reading.cgroup.hugetlb {
-        each(&[&pages.page_size], pages.max_usage.max(pages.usage) as f64);
-    }
-}
-
-fn page_faults(v: &View<'_>, each: Emit<'_>) {
-    let memory = &v.reading.cgroup.memory;
-    each(&["pgfault", "container"], memory.own_page_faults as f64);
-    each(&["pgfault", "hierarchy"], memory.page_faults as f64);
-    each(&["pgmajfault", "container"], memory.own_major_page_faults as f64);
-    each(&["pgmajfault", "hierarchy"], memory.major_page_faults as f64);
-}
-
-fn some(value: u64, each: Emit<'_>) {
-    if value > 0 {
-        each(&[], value as f64);
-    }
-}
-
-fn stalled(psi: Option<&Psi>, each: Emit<'_>) {
-    if let Some(psi) = psi {
-        each(&[], psi.full.total as f64 / MICROS);
-    }
-}
-
-fn waiting(psi: Option<&Psi>, each: Emit<'_>) {
-    if let Some(psi) = psi {
-        each(&[], psi.some.total as f64 / MICROS);
     }
 }

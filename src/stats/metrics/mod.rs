@@ -6,6 +6,7 @@
 
 mod families;
 pub mod text;
+mod values;
 
 use crate::host::Host;
 use crate::network::InterfaceCounters;
