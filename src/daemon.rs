@@ -259,6 +259,7 @@ fn network_config(config: &Config) -> Result<NetworkConfig> {
     };
     Ok(NetworkConfig {
         cni_conf_dir: net.cni_conf_dir.clone(),
+        cni_conf_template: Some(net.cni_conf_template.clone()).filter(|t| !t.as_os_str().is_empty()),
         cni_bin_dirs: net.cni_bin_dirs.clone(),
         state_dir: config.root.join("network"),
         netns_dir: config.run.join("netns"),

@@ -3,6 +3,7 @@
 // A test is a future that is awaited once: its size does not matter.
 #![allow(clippy::large_futures)]
 
+mod adoption;
 mod bad_images;
 mod bad_input;
 mod bad_states;
@@ -30,4 +31,5 @@ mod security;
 mod stats;
 mod stream_lists;
 mod traces;
+mod updates;
 mod user_namespaces;

@@ -104,6 +104,9 @@ pub struct Image {
 pub struct Network {
     /// Directory of CNI network configurations; the first by name is used.
     pub cni_conf_dir: PathBuf,
+    /// Template of a CNI configuration: husk writes `10-husk.conflist` from it when kubelet tells the node's pod ranges,
+    /// unless another configuration is there. Empty means none.
+    pub cni_conf_template: PathBuf,
     /// Directories searched for CNI plugins.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// Seconds a CNI plugin may take.
@@ -242,6 +245,7 @@ impl Default for Network {
     fn default() -> Self {
         Self {
             cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_conf_template: PathBuf::new(),
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cni_timeout_secs: 180,
             netns_pool: 4,

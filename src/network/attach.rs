@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use super::cni::args;
 use super::cni::cache;
 use super::cni::chain::{Attach, Chain};
@@ -29,6 +31,15 @@ impl Network {
     /// No usable network, a plugin fails or stalls, a host port is taken. The message names plugin, network, file, verb
     /// and what the plugin said.
     pub async fn setup(&self, pod: &PodNetwork) -> Result<Attachment> {
+        self.setup_unless(pod, &CancellationToken::new()).await
+    }
+
+    /// As [`Network::setup`], but once `unwanted` is set plugins that are still at work are killed, and the attempt has
+    /// failed.
+    ///
+    /// # Errors
+    /// As [`Network::setup`]; `FailedPrecondition` if it was given up.
+    pub async fn setup_unless(&self, pod: &PodNetwork, unwanted: &CancellationToken) -> Result<Attachment> {
         if self.inner.store.get(&pod.id).is_some() {
             let what = "remove what an earlier attempt left of the pod's network";
             self.teardown(&pod.id).await.map_err(|e| e.context(what))?;
@@ -36,7 +47,7 @@ impl Network {
         self.inner.require_netns(pod)?;
         let running = operations::begin(operations::Kind::Network, "set_up_pod");
         let attached = match self.inner.choose().await? {
-            Choice::Cni(list) => self.inner.attach_cni(pod, &list).await,
+            Choice::Cni(list) => self.inner.attach_cni(pod, &list, unwanted).await,
             Choice::Builtin => self.inner.attach_builtin(pod).await,
         };
         running.end(outcome(&attached));
@@ -85,7 +96,12 @@ impl Inner {
         }
     }
 
-    async fn attach_cni(self: &Arc<Self>, pod: &PodNetwork, list: &NetworkList) -> Result<Attachment> {
+    async fn attach_cni(
+        self: &Arc<Self>,
+        pod: &PodNetwork,
+        list: &NetworkList,
+        unwanted: &CancellationToken,
+    ) -> Result<Attachment> {
         let given = CniRecord {
             file: list.file.clone(),
             config: list.raw.clone(),
@@ -112,7 +128,14 @@ impl Inner {
             args: &given.args,
             capability_args: &given.capability_args,
         };
-        let outcome = chain.add(&attach, self.config.cni_timeout).await?;
+        let outcome = tokio::select! {
+            outcome = chain.add(&attach, self.config.cni_timeout) => outcome?,
+            () = unwanted.cancelled() => return Err(Error::precondition(format!(
+                "CNI network {:?} ({}): given up while its plugins were at work, because the pod was stopped",
+                list.name,
+                list.file.display()
+            ))),
+        };
         let (attachment, addresses) = result::attachment(&outcome, &given.ifname).map_err(|problem| {
             Error::internal(format!(
                 "CNI network {:?} ({}): {problem}",

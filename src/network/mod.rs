@@ -16,6 +16,7 @@ mod detach;
 pub mod fuzz;
 mod netlink;
 mod netns;
+pub mod pod_cidr;
 mod ports;
 mod record;
 mod request;

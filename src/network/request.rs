@@ -16,6 +16,8 @@ use crate::types::pod::{DnsConfig, PortMapping};
 pub struct NetworkConfig {
     /// Directory of CNI configurations; the first file by name counts.
     pub cni_conf_dir: PathBuf,
+    /// Template of a CNI configuration, filled with the node's pod ranges; `None`: somebody else makes it.
+    pub cni_conf_template: Option<PathBuf>,
     /// Directories searched for CNI plugins, in order.
     pub cni_bin_dirs: Vec<PathBuf>,
     /// husk's own records, which must survive a reboot.

@@ -16,6 +16,8 @@ pub struct Container {
     pub facts: ContainerFacts,
     /// Its list item.
     pub encoded: Encoded<ContainerState>,
+    /// Held while limits are changed.
+    pub(super) limits: tokio::sync::Mutex<()>,
     state: Mutex<ContainerStatus>,
     exited: watch::Sender<bool>,
 }
@@ -117,6 +119,7 @@ impl Container {
         Arc::new(Self {
             facts,
             encoded: Encoded::default(),
+            limits: tokio::sync::Mutex::default(),
             state: Mutex::new(status),
             exited,
         })

@@ -271,8 +271,9 @@ impl Runtime {
     /// Takes a container out of the index and tells so.
     pub(super) fn forget_container(&self, container: &Container) {
         let mut hub = self.events.lock();
-        self.index.remove_container(container);
-        if container.state() != ContainerState::Creating {
+        // Several may remove it at once.
+        let there = self.index.remove_container(container);
+        if there && container.state() != ContainerState::Creating {
             self.tell_of_container(&mut hub, container, &[EventKind::Deleted]);
         }
     }
@@ -293,8 +294,8 @@ impl Runtime {
     /// Takes a pod out of the index and tells so.
     pub(super) fn unlist_pod(&self, pod: &Arc<Pod>) {
         let mut hub = self.events.lock();
-        self.index.remove_pod(pod);
-        if pod.state() != PodState::Creating {
+        let there = self.index.remove_pod(pod);
+        if there && pod.state() != PodState::Creating {
             hub.publish(&self.index, pod, pod.id.as_str(), &[EventKind::Deleted]);
         }
     }

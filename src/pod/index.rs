@@ -97,10 +97,10 @@ impl Index {
         });
     }
 
-    /// Forgets a pod.
-    pub fn remove_pod(&self, pod: &Pod) {
+    /// Forgets a pod. Whether it was there.
+    pub fn remove_pod(&self, pod: &Pod) -> bool {
         self.write(|t| {
-            t.pods.remove(&pod.id);
+            let there = t.pods.remove(&pod.id).is_some();
             t.of_pod.remove(&pod.id);
             if let Some(order) = t.pods_in_order.get_mut(&pod.realm) {
                 order.remove(&(Reverse(pod.created_at), pod.id.clone()));
@@ -112,7 +112,8 @@ impl Index {
             if let Some(uid) = pod.config.labels.get(UID_LABEL) {
                 forget(&mut t.pods_by_uid, uid, &pod.id);
             }
-        });
+            there
+        })
     }
 
     /// Adds a container. Lists show it if its pod is known.
@@ -139,11 +140,11 @@ impl Index {
         });
     }
 
-    /// Forgets a container.
-    pub fn remove_container(&self, container: &Container) {
+    /// Forgets a container. Whether it was there.
+    pub fn remove_container(&self, container: &Container) -> bool {
         let id = container.id();
         self.write(|t| {
-            t.containers.remove(id);
+            let there = t.containers.remove(id).is_some();
             for order in t.containers_in_order.values_mut() {
                 order.remove(&place(container));
             }
@@ -153,7 +154,8 @@ impl Index {
             if let Some(uid) = container.facts.config.labels.get(UID_LABEL) {
                 forget(&mut t.containers_by_uid, uid, id);
             }
-        });
+            there
+        })
     }
 
     /// The pod of that name, if there is one.
@@ -171,11 +173,16 @@ impl Index {
         self.read(|t| t.pods.get(&container.facts.pod).cloned())
     }
 
-    /// The container of that name in a pod, if there is one.
+    /// Whether a pod is still there.
+    pub fn has_pod(&self, pod: &Pod) -> bool {
+        self.read(|t| t.pods.contains_key(&pod.id))
+    }
+
+    /// The container of that name in a pod, if there is one that is not being removed.
     pub fn container_named(&self, pod: &PodId, metadata: &ContainerMetadata) -> Option<Arc<Container>> {
         self.containers_of(pod)
             .into_iter()
-            .find(|c| c.facts.config.metadata == *metadata)
+            .find(|c| c.facts.config.metadata == *metadata && !c.status().removing)
     }
 
     /// The pod with that id or unique prefix of one.
@@ -350,11 +357,7 @@ mod tests {
         let mut config = PodConfig::default();
         config.metadata.name = name.into();
         config.labels.insert(UID_LABEL.into(), uid.into());
-        let status = PodStatus {
-            state,
-            ips: Vec::new(),
-            supervisor: None,
-        };
+        let status = PodStatus::new(state);
         let pod = Pod::with_status(PodId::random(), realm, config, 1, status);
         index.add_pod(&pod);
         pod

@@ -15,6 +15,7 @@ pub mod client;
 pub mod container;
 pub mod create;
 pub mod devices;
+mod difference;
 pub mod encoded;
 pub mod events;
 pub mod exec;
@@ -24,6 +25,7 @@ pub mod files;
 pub mod fuzz;
 pub mod index;
 pub mod launcher;
+pub mod node;
 pub mod paths;
 pub mod plugins;
 pub mod recover;
@@ -34,6 +36,7 @@ mod selinux;
 pub mod shm;
 pub mod start;
 pub mod stop;
+pub mod update;
 
 use std::sync::{Arc, OnceLock};
 
@@ -83,6 +86,8 @@ pub struct Runtime {
     execs: exec::Execs,
     events: events::Events,
     plugins: OnceLock<Arc<dyn plugins::Plugins>>,
+    /// The node's pod ranges as kubelet told them.
+    pod_cidr: std::sync::Mutex<String>,
 }
 
 impl Runtime {
@@ -102,6 +107,7 @@ impl Runtime {
             execs: exec::Execs::default(),
             events: events::Events::default(),
             plugins: OnceLock::new(),
+            pod_cidr: std::sync::Mutex::default(),
         }))
     }
 

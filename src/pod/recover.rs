@@ -30,6 +30,7 @@ impl Runtime {
     /// The database cannot be read. What is wrong with a single pod is logged and does not keep the others.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
         let rebooted = self.note_boot()?;
+        self.load_pod_cidr()?;
         let pods = self.load_pods()?;
         let containers = self.load_containers()?;
         for record in pods {
@@ -98,12 +99,15 @@ impl Runtime {
         };
         let changed = state != record.state;
         let status = PodStatus {
-            state,
             ips: record.ips,
             supervisor: client.map(|client| Supervisor {
                 client,
                 facts: record.supervisor,
             }),
+            failed: record.failed,
+            overhead: record.overhead,
+            resources: record.resources,
+            ..PodStatus::new(state)
         };
         let pod = Pod::with_status(record.id, record.realm, record.config, record.created_at, status);
         self.index.add_pod(&pod);

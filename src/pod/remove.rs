@@ -87,8 +87,13 @@ impl Runtime {
         detached(async move { this.remove_found_pod(&pod).await }).await
     }
 
-    async fn remove_found_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+    pub(super) async fn remove_found_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        self.give_up_making(pod);
         let _alone = pod.lifecycle.write().await;
+        if !self.index.has_pod(pod) {
+            return Ok(());
+        }
+        pod.status_mut().removing = true;
         self.stop_locked(pod).await?;
         for container in self.index.containers_of(&pod.id) {
             self.remove_found(&container).await?;

@@ -21,7 +21,7 @@ use super::launcher::Spawned;
 use super::plugins::PodEvent;
 use super::remove::remove_if_there;
 use super::sandbox::{Pod, Supervisor, SupervisorFacts};
-use super::{Runtime, blocking, files, selinux};
+use super::{Runtime, blocking, difference, files, selinux};
 
 impl Runtime {
     /// Makes a pod and returns when it is ready. A repeat joins the first call or gets the pod it made.
@@ -42,7 +42,7 @@ impl Runtime {
         );
         match begin {
             Begin::Wait(wait) => wait.outcome().await,
-            Begin::Differs(first) => Err(exists(&config, &difference(&first, &config))),
+            Begin::Differs(first) => Err(exists("is being made", &first, &config)),
         }
     }
 
@@ -64,18 +64,32 @@ impl Runtime {
         )))
     }
 
-    /// What an earlier call with this name left: its pod, whatever became of it, if it is the one asked for now.
+    /// What an earlier call with this name left: its pod, whatever became of it, if it is the one asked for now. One that
+    /// never came to be or is on its way out does not stand in the way of another.
     fn existing_pod(&self, realm: Realm, config: &PodConfig) -> Option<Result<PodId>> {
         let pod = self.index.pod_named(realm, &config.metadata)?;
+        let (failed, removing) = {
+            let status = pod.status_mut();
+            (status.failed, status.removing)
+        };
+        if failed || removing {
+            return None;
+        }
         Some(if pod.config == *config {
             Ok(pod.id.clone())
         } else {
-            Err(exists(config, &difference(&pod.config, config)))
+            Err(exists("exists", &pod.config, config))
         })
     }
 
     async fn make_pod(self: Arc<Self>, realm: Realm, config: PodConfig) -> Result<PodId> {
+        if let Some(old) = self.index.pod_named(realm, &config.metadata) {
+            let removed = self.remove_found_pod(&old).await;
+            removed.map_err(|e| e.context("remove what is left of an earlier pod of this name"))?;
+        }
         let pod = Pod::new(PodId::random(), realm, config, now_nanos());
+        // Whoever wants to stop or remove it waits until it is whole or gone.
+        let _alone = pod.lifecycle.write().await;
         self.save_pod(&pod)?;
         self.index.add_pod(&pod);
         match self.bring_up(&pod).await {
@@ -88,7 +102,10 @@ impl Runtime {
                 if let Err(left) = self.undo_pod(&pod).await {
                     // Stays listed, so that the client can stop and remove it later.
                     warn!(pod = ?pod.id, error = %left, "pod that failed to start could not be cleaned up");
-                    self.change_pod(&pod, |s| s.state = PodState::NotReady);
+                    self.change_pod(&pod, |s| {
+                        s.state = PodState::NotReady;
+                        s.failed = true;
+                    });
                     let _ = self.save_pod(&pod);
                 } else {
                     self.forget_pod(&pod);
@@ -164,7 +181,8 @@ impl Runtime {
 
     async fn attach(&self, pod: &Pod, own_network: bool) -> Result<Vec<IpAddr>> {
         if own_network {
-            let attachment = self.parts.network.setup(&pod_network(pod)).await?;
+            let network = &self.parts.network;
+            let attachment = network.setup_unless(&pod_network(pod), &pod.unwanted).await?;
             Ok(attachment.ips)
         } else {
             Ok(Vec::new())
@@ -376,30 +394,18 @@ fn pod_network(pod: &Pod) -> PodNetwork {
     }
 }
 
-fn exists(config: &PodConfig, why: &str) -> Error {
-    let m = &config.metadata;
+fn exists(how: &str, old: &PodConfig, new: &PodConfig) -> Error {
+    let m = &new.metadata;
     Error::new(
         Kind::AlreadyExists,
         format!(
-            "pod {}/{} (uid {}, attempt {}) exists: {why}",
-            m.namespace, m.name, m.uid, m.attempt
+            "pod {}/{} (uid {}, attempt {}) {how} with another config: {}. Remove it first, or ask for another attempt",
+            m.namespace,
+            m.name,
+            m.uid,
+            m.attempt,
+            difference::between(old, new)
         ),
-    )
-}
-
-/// Names the first fields in which two configs differ.
-fn difference(old: &PodConfig, new: &PodConfig) -> String {
-    let (old, new) = (serde_json::json!(old), serde_json::json!(new));
-    let fields: Vec<_> = old
-        .as_object()
-        .into_iter()
-        .flatten()
-        .filter(|(key, value)| new.get(key.as_str()) != Some(value))
-        .map(|(key, _)| key.as_str())
-        .collect();
-    format!(
-        "it was made with another config (different: {})",
-        fields.join(", ")
     )
 }
 

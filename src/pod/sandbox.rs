@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
+use tokio_util::sync::CancellationToken;
 
-use crate::types::{PodConfig, PodId, PodState, Realm};
+use crate::types::{PodConfig, PodId, PodState, Realm, Resources};
 
 use super::client::Client;
 use super::encoded::Encoded;
@@ -21,8 +22,10 @@ pub struct Pod {
     pub config: PodConfig,
     /// Nanoseconds since the epoch.
     pub created_at: i64,
-    /// Held for writing by stop and remove, for reading by what needs the pod to stay: create. Never by status calls.
+    /// Held for writing by run, stop and remove, for reading by what needs the pod to stay: create. Never by status calls.
     pub(super) lifecycle: tokio::sync::RwLock<()>,
+    /// Set when it is to be stopped while it is being made: whatever may take long is then given up.
+    pub(super) unwanted: CancellationToken,
     /// Its list item.
     pub encoded: Encoded<PodState>,
     state: Mutex<PodStatus>,
@@ -37,6 +40,29 @@ pub struct PodStatus {
     pub ips: Vec<IpAddr>,
     /// The supervisor, while it lives.
     pub supervisor: Option<Supervisor>,
+    /// It never was ready and could not be cleaned up: the next request with its name replaces it.
+    pub failed: bool,
+    /// Being removed.
+    pub removing: bool,
+    /// Overhead as last told; `None`: as in the config.
+    pub overhead: Option<Resources>,
+    /// Resources as last told; `None`: as in the config.
+    pub resources: Option<Resources>,
+}
+
+impl PodStatus {
+    /// A pod in `state` of which nothing else is known.
+    pub fn new(state: PodState) -> Self {
+        Self {
+            state,
+            ips: Vec::new(),
+            supervisor: None,
+            failed: false,
+            removing: false,
+            overhead: None,
+            resources: None,
+        }
+    }
 }
 
 /// A pod's supervisor.
@@ -86,22 +112,21 @@ pub struct PodRecord {
     /// Supervisor.
     #[serde(default)]
     pub supervisor: SupervisorFacts,
+    /// It never was ready and could not be cleaned up.
+    #[serde(default)]
+    pub failed: bool,
+    /// Overhead as last told.
+    #[serde(default)]
+    pub overhead: Option<Resources>,
+    /// Resources as last told.
+    #[serde(default)]
+    pub resources: Option<Resources>,
 }
 
 impl Pod {
     /// A pod that is being made.
     pub fn new(id: PodId, realm: Realm, config: PodConfig, created_at: i64) -> Arc<Self> {
-        Self::with_status(
-            id,
-            realm,
-            config,
-            created_at,
-            PodStatus {
-                state: PodState::Creating,
-                ips: Vec::new(),
-                supervisor: None,
-            },
-        )
+        Self::with_status(id, realm, config, created_at, PodStatus::new(PodState::Creating))
     }
 
     /// A pod known from earlier.
@@ -118,6 +143,7 @@ impl Pod {
             config,
             created_at,
             lifecycle: tokio::sync::RwLock::new(()),
+            unwanted: CancellationToken::new(),
             encoded: Encoded::default(),
             state: Mutex::new(status),
         })
@@ -137,6 +163,15 @@ impl Pod {
     /// Addresses, the primary one first.
     pub fn ips(&self) -> Vec<IpAddr> {
         self.status_mut().ips.clone()
+    }
+
+    /// What the pod as a whole has on top of its containers, and what they may use together, as last told.
+    pub fn limits(&self) -> (Option<Resources>, Option<Resources>) {
+        let status = self.status_mut();
+        (
+            status.overhead.clone().or(self.config.overhead.clone()),
+            status.resources.clone().or(self.config.resources.clone()),
+        )
     }
 
     /// The supervisor, while it lives.
@@ -159,6 +194,9 @@ impl Pod {
                 .as_ref()
                 .map(|s| s.facts.clone())
                 .unwrap_or_default(),
+            failed: status.failed,
+            overhead: status.overhead.clone(),
+            resources: status.resources.clone(),
         }
     }
 }

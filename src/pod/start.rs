@@ -1,19 +1,18 @@
-//! StartContainer, ReopenContainerLog, UpdateContainerResources.
+//! StartContainer, ReopenContainerLog.
 
 use std::sync::Arc;
 
-use oci_spec::runtime::LinuxResources;
 use tracing::info;
 
+use crate::types::ContainerState;
 use crate::types::error::{Error, Kind, Result};
 use crate::types::time::now_nanos;
-use crate::types::{ContainerState, Resources};
 
 use super::client::Client;
 use super::container::Container;
 use super::exits::Ending;
 use super::plugins::ContainerEvent;
-use super::{Runtime, blocking, detached};
+use super::{Runtime, detached};
 
 impl Runtime {
     /// Opens the gate of a created container.
@@ -89,59 +88,6 @@ impl Runtime {
             )));
         }
         self.client_of(&container)?.reopen_log(container.id()).await
-    }
-
-    /// Changes limits; what is zero or empty stays.
-    ///
-    /// # Errors
-    /// `NotFound`; `FailedPrecondition` for a container that has ended; a limit that cannot be applied.
-    pub async fn update_container(self: &Arc<Self>, id: &str, wanted: Resources) -> Result<()> {
-        super::bounds::resources(&wanted)?;
-        let container = self.find_container(id)?;
-        if !matches!(
-            container.state(),
-            ContainerState::Created | ContainerState::Running
-        ) {
-            return Err(Error::precondition(format!(
-                "container {id} has ended; it has no limits to change"
-            )));
-        }
-        let this = Arc::clone(self);
-        detached(async move { this.change_limits(&container, &wanted).await }).await
-    }
-
-    async fn change_limits(&self, container: &Arc<Container>, wanted: &Resources) -> Result<()> {
-        let mut limits = crate::cgroup::limits(wanted);
-        if let Some(plugins) = self.plugins.get() {
-            let pod = self.find_pod(container.facts.pod.as_str())?;
-            limits = plugins.update(&pod, container, limits).await?;
-        }
-        self.apply_limits(container, limits).await?;
-        self.note_container(ContainerEvent::PostUpdate, container).await;
-        Ok(())
-    }
-
-    /// Writes limits of a container and remembers them; what is not set stays. Nobody is asked.
-    ///
-    /// # Errors
-    /// `FailedPrecondition` for a container that has ended; a limit that cannot be applied.
-    pub async fn apply_limits(&self, container: &Arc<Container>, limits: LinuxResources) -> Result<()> {
-        let id = container.id();
-        if !matches!(
-            container.state(),
-            ContainerState::Created | ContainerState::Running
-        ) {
-            return Err(Error::precondition(format!(
-                "container {id} has no process whose limits could be changed"
-            )));
-        }
-        let cgroup = self.parts.cgroups.open(&container.facts.cgroup_path);
-        let stated = crate::cgroup::stated(&limits);
-        blocking(move || cgroup.apply(&limits))
-            .await
-            .map_err(|e| e.context(format!("update container {id}")))?;
-        container.update(|s| s.resources.merge(stated));
-        self.save_container(container)
     }
 
     /// The connection to the supervisor of a container's pod.

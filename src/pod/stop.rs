@@ -124,10 +124,23 @@ impl Runtime {
         };
         let this = Arc::clone(self);
         detached(async move {
+            this.give_up_making(&pod);
             let _alone = pod.lifecycle.write().await;
+            if !this.index.has_pod(&pod) {
+                return Ok(());
+            }
             this.stop_locked(&pod).await
         })
         .await
+    }
+
+    /// Nobody wants a pod that is still being made: its maker stops waiting for the network, undoes what there is and
+    /// lets go of the pod's lifecycle.
+    pub(super) fn give_up_making(&self, pod: &Pod) {
+        if pod.state() == PodState::Creating {
+            info!(pod = ?pod.id, "pod is stopped while it is being made");
+            pod.unwanted.cancel();
+        }
     }
 
     /// As [`Runtime::stop_pod`], for who holds the pod's lifecycle.

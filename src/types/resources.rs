@@ -54,9 +54,57 @@ impl Resources {
                 *have = new;
             }
         }
-        if !new.hugepage_limits.is_empty() {
-            self.hugepage_limits = new.hugepage_limits;
+        for (size, limit) in new.hugepage_limits {
+            match self.hugepage_limits.iter_mut().find(|(s, _)| *s == size) {
+                Some(known) => known.1 = limit,
+                None => self.hugepage_limits.push((size, limit)),
+            }
         }
         self.unified.extend(new.unified);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn zero_and_empty_leave_what_was() {
+        let before = Resources {
+            cpu_quota: 5,
+            memory_limit: 7,
+            cpuset_cpus: "0-1".into(),
+            hugepage_limits: vec![("2MB".into(), 1), ("1GB".into(), 2)],
+            unified: [("memory.high".to_owned(), "9".to_owned())].into(),
+            ..Default::default()
+        };
+        let mut have = before.clone();
+        have.merge(Resources::default());
+        assert_eq!(have, before);
+        have.merge(Resources {
+            memory_limit: -1,
+            memory_swap_limit: 20,
+            cpuset_mems: "0".into(),
+            hugepage_limits: vec![("1GB".into(), 0), ("64KB".into(), 3)],
+            unified: [("memory.low".to_owned(), "1".to_owned())].into(),
+            ..Default::default()
+        });
+        assert_eq!(
+            (
+                have.cpu_quota,
+                have.memory_limit,
+                have.memory_swap_limit,
+                have.cpuset_cpus.as_str(),
+                have.cpuset_mems.as_str()
+            ),
+            (5, -1, 20, "0-1", "0")
+        );
+        let pages: Vec<_> = have
+            .hugepage_limits
+            .iter()
+            .map(|(s, l)| (s.as_str(), *l))
+            .collect();
+        assert_eq!(pages, [("2MB", 1), ("1GB", 0), ("64KB", 3)]);
+        assert_eq!(have.unified.len(), 2);
     }
 }

@@ -251,6 +251,11 @@ fn a_memory_limit_below_what_cannot_be_dropped_is_refused() {
         error.message().contains("390000") && error.message().contains("400000"),
         "{error}"
     );
+    // What is refused changes nothing, be it asked for along with what could be had.
+    fixture.write(&[("cpu.weight", "100\n")]);
+    let both = oci(r#"{"cpu": {"shares": 2048}, "memory": {"limit": 390000}}"#);
+    assert!(cgroup.apply(&both).is_err());
+    assert_eq!(read(&fixture.path("cpu.weight")).trim(), "100");
     cgroup.apply(&oci(r#"{"memory": {"limit": 410000}}"#)).unwrap();
     assert!(
         cgroup

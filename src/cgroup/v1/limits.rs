@@ -28,12 +28,16 @@ pub(in crate::cgroup) fn apply(
             "unified resources: this node has cgroup version 1",
         ));
     }
+    // Before anything is written: what is refused must change nothing.
+    if let Some(memory) = resources.memory().as_ref().filter(|_| live) {
+        memory::check_usage(nodes, memory)?;
+    }
     if let Some(cpu) = resources.cpu() {
         cpu_time(nodes, cpu)?;
         cpu_set(nodes, cpu)?;
     }
     if let Some(memory) = resources.memory() {
-        memory::apply(nodes, memory, live, notes)?;
+        memory::apply(nodes, memory, notes)?;
     }
     if let Some(max) = resources.pids().and_then(|p| limit::pids(p.limit())) {
         set(nodes.need(Controller::Pids)?, "pids.max", max)?;

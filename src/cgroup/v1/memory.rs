@@ -14,20 +14,29 @@ use super::Nodes;
 const LIMIT: &str = "memory.limit_in_bytes";
 const WITH_SWAP: &str = "memory.memsw.limit_in_bytes";
 
-/// Writes what is set. `live`: processes may be in the cgroup already.
+/// Refuses a limit below what is in use.
 ///
 /// # Errors
-/// `FailedPrecondition` with the numbers if a limit is below what is in use; the kernel refuses.
-pub(super) fn apply(nodes: &Nodes, memory: &LinuxMemory, live: bool, notes: &mut Notes) -> Result<()> {
+/// `FailedPrecondition` with the numbers.
+pub(super) fn check_usage(nodes: &Nodes, memory: &LinuxMemory) -> Result<()> {
+    let (Some(dir), Some(wanted)) = (nodes.dir(Controller::Memory), memory.limit().filter(|l| *l != 0))
+    else {
+        return Ok(());
+    };
+    let usage = super::stats::memory(dir).0;
+    limit::refuse_below_usage(wanted, &usage, memory.check_before_update() == Some(true))
+}
+
+/// Writes what is set.
+///
+/// # Errors
+/// The kernel refuses.
+pub(super) fn apply(nodes: &Nodes, memory: &LinuxMemory, notes: &mut Notes) -> Result<()> {
     if *memory == LinuxMemory::default() {
         return Ok(());
     }
     let dir = nodes.need(Controller::Memory)?;
     let wanted = memory.limit().filter(|l| *l != 0);
-    if live && let Some(wanted) = wanted {
-        let usage = super::stats::memory(dir).0;
-        limit::refuse_below_usage(wanted, &usage, memory.check_before_update() == Some(true))?;
-    }
     bounds(dir, wanted, memory.swap().filter(|s| *s != 0), notes)?;
     if let Some(reservation) = memory.reservation().filter(|r| *r != 0) {
         set(dir, "memory.soft_limit_in_bytes", reservation.max(UNLIMITED))?;

@@ -22,12 +22,16 @@ pub(in crate::cgroup) fn apply(
     live: bool,
     notes: &mut Notes,
 ) -> Result<()> {
+    // Before anything is written: what is refused must change nothing.
+    if let Some(memory) = resources.memory().as_ref().filter(|_| live) {
+        check_usage(dir, memory)?;
+    }
     if let Some(cpu) = resources.cpu() {
         cpu_time(dir, cpu, notes)?;
         cpu_set(dir, cpu)?;
     }
     if let Some(mem) = resources.memory() {
-        memory(dir, mem, live, notes)?;
+        memory(dir, mem, notes)?;
     }
     if let Some(max) = resources.pids().and_then(|p| limit::pids(p.limit())) {
         set(dir, "pids.max", max)?;
@@ -91,12 +95,16 @@ fn cpu_set(dir: &Path, cpu: &LinuxCpu) -> Result<()> {
     Ok(())
 }
 
-fn memory(dir: &Path, memory: &LinuxMemory, live: bool, notes: &mut Notes) -> Result<()> {
+fn check_usage(dir: &Path, memory: &LinuxMemory) -> Result<()> {
+    let Some(wanted) = memory.limit().filter(|l| *l != 0).map(limit::bytes) else {
+        return Ok(());
+    };
+    let usage = super::stats::memory(dir);
+    limit::refuse_below_usage(wanted, &usage, memory.check_before_update() == Some(true))
+}
+
+fn memory(dir: &Path, memory: &LinuxMemory, notes: &mut Notes) -> Result<()> {
     let wanted = memory.limit().filter(|l| *l != 0).map(limit::bytes);
-    if live && let Some(wanted) = wanted {
-        let usage = super::stats::memory(dir);
-        limit::refuse_below_usage(wanted, &usage, memory.check_before_update() == Some(true))?;
-    }
     let swap = limit::swap_alone(wanted, memory.swap().filter(|s| *s != 0), limit::memory_max(dir))?;
     if let Some(swap) = swap {
         if dir.join("memory.swap.max").exists() {

@@ -2,6 +2,7 @@
 
 pub mod container;
 pub mod image;
+pub mod inspect;
 pub mod pod;
 pub mod resources;
 pub mod security;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use serde_json::json;
 
-use crate::cri::convert::container;
+use crate::cri::convert::{container, inspect};
 use crate::cri::proto as p;
 use crate::pod::Runtime;
 use crate::pod::container::Container;
@@ -29,11 +29,14 @@ pub(super) async fn call(
 async fn info(runtime: &Runtime, container: &Container) -> HashMap<String, String> {
     let facts = &container.facts;
     let spec = runtime.container_spec(container).await.ok();
+    let status = container.status();
     let info = json!({
         "sandboxID": facts.pod,
-        "pid": container.status().pid,
-        "config": facts.config,
+        "pid": status.pid,
+        "removing": status.removing,
+        "config": inspect::container(&facts.config),
         "privileged": facts.config.security.privileged,
+        "timeline": inspect::timeline(facts, &status),
         "runtimeSpec": spec,
     });
     HashMap::from([("info".to_owned(), info.to_string())])

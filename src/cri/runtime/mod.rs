@@ -14,6 +14,8 @@ mod run_pod_sandbox;
 mod runtime_config;
 mod status;
 mod update_container_resources;
+mod update_pod_sandbox_resources;
+mod update_runtime_config;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -221,10 +223,13 @@ impl RuntimeService for Service {
 
     async fn update_runtime_config(
         &self,
-        _: Request<p::UpdateRuntimeConfigRequest>,
+        r: Request<p::UpdateRuntimeConfigRequest>,
     ) -> Rpc<p::UpdateRuntimeConfigResponse> {
-        // The pod CIDR belongs to whoever writes the CNI configuration; there is nothing for husk to change.
-        Ok(Response::new(p::UpdateRuntimeConfigResponse {}))
+        answer(
+            "UpdateRuntimeConfig",
+            update_runtime_config::call(&self.runtime, r.into_inner()),
+        )
+        .await
     }
 
     type StreamPodSandboxesStream = list::Stream<Items>;
@@ -349,8 +354,12 @@ impl RuntimeService for Service {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<p::UpdatePodSandboxResourcesRequest>,
+        r: Request<p::UpdatePodSandboxResourcesRequest>,
     ) -> Rpc<p::UpdatePodSandboxResourcesResponse> {
-        Err(unimplemented("UpdatePodSandboxResources"))
+        answer(
+            "UpdatePodSandboxResources",
+            update_pod_sandbox_resources::call(&self.runtime, r.into_inner()),
+        )
+        .await
     }
 }

@@ -59,7 +59,12 @@ fn info(runtime: &Runtime) -> HashMap<String, String> {
         ("lastCNILoadStatus".to_owned(), last_load),
         (
             "husk".to_owned(),
-            json!({"version": env!("CARGO_PKG_VERSION"), "host": runtime.host()}).to_string(),
+            json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "podCIDR": runtime.pod_cidr(),
+                "host": runtime.host(),
+            })
+            .to_string(),
         ),
     ])
 }

@@ -60,6 +60,14 @@ pub fn load(dir: &Path) -> Result<Option<NetworkList>, String> {
     NetworkList::from_value(&file, list).map(Some)
 }
 
+/// Whether the directory holds a configuration besides `own`.
+///
+/// # Errors
+/// The directory cannot be read.
+pub fn others(dir: &Path, own: &Path) -> Result<bool, String> {
+    Ok(candidates(dir)?.iter().any(|file| file != own))
+}
+
 /// Configuration files in the directory, by name.
 fn candidates(dir: &Path) -> Result<Vec<PathBuf>, String> {
     let entries = match fs::read_dir(dir) {

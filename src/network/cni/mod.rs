@@ -9,5 +9,6 @@ pub mod chain;
 pub mod conf;
 pub mod exec;
 pub mod result;
+pub mod template;
 pub mod version;
 pub mod watch;

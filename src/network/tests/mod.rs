@@ -92,6 +92,7 @@ impl Node {
     fn config(&self) -> NetworkConfig {
         NetworkConfig {
             cni_conf_dir: self.path("net.d"),
+            cni_conf_template: None,
             cni_bin_dirs: vec![self.path("bin"), "/usr/lib/cni".into()],
             state_dir: self.path("state"),
             netns_dir: self.path("netns"),

@@ -31,7 +31,7 @@ use super::container::{Container, ContainerFacts, ContainerStatus};
 use super::paths::log_path;
 use super::plugins::ContainerEvent;
 use super::sandbox::{Pod, Supervisor};
-use super::{Runtime, blocking};
+use super::{Runtime, blocking, difference};
 
 /// What is known of a container before anything of it is made.
 pub(super) struct Prepared {
@@ -71,22 +71,22 @@ impl Runtime {
         let key = (pod.id.clone(), config.metadata.clone());
         let begin = self.container_operations.begin(
             key,
-            config.clone(),
+            essence(&config),
             || self.existing_container(&pod.id, &config),
             || Arc::clone(self).make_container(Arc::clone(&pod), config.clone()),
         );
         match begin {
             Begin::Wait(wait) => wait.outcome().await,
-            Begin::Differs(_) => Err(exists(&config)),
+            Begin::Differs(first) => Err(exists("is being made", &first, &config)),
         }
     }
 
     fn existing_container(&self, pod: &PodId, config: &ContainerConfig) -> Option<Result<ContainerId>> {
         let found = self.index.container_named(pod, &config.metadata)?;
-        Some(if found.facts.config == *config {
+        Some(if essence(&found.facts.config) == essence(config) {
             Ok(found.id().clone())
         } else {
-            Err(exists(config))
+            Err(exists("exists", &found.facts.config, config))
         })
     }
 
@@ -352,12 +352,59 @@ fn copy_root_mode(layers: &[PathBuf], upper: &Path, pod: &Pod) -> Result<()> {
         .with_context(|| format!("set mode of {}", upper.display()))
 }
 
-fn exists(config: &ContainerConfig) -> Error {
+/// What a repeated request has to agree in. kubelet makes the file for the termination message anew at each try, under a
+/// random name: a container that was made with the file of an earlier try is still the one asked for, and kubelet finds
+/// the message through its status.
+fn essence(config: &ContainerConfig) -> ContainerConfig {
+    let mut config = config.clone();
+    let message = config
+        .annotations
+        .get("io.kubernetes.container.terminationMessagePath");
+    let mounts = config.mounts.iter_mut();
+    for mount in mounts.filter(|m| Some(&m.container_path) == message) {
+        if let Some((dir, _)) = mount.host_path.rsplit_once('/') {
+            mount.host_path = format!("{dir}/*");
+        }
+    }
+    config
+}
+
+fn exists(how: &str, old: &ContainerConfig, new: &ContainerConfig) -> Error {
     Error::new(
         Kind::AlreadyExists,
         format!(
-            "container {:?} (attempt {}) exists in this pod with another config",
-            config.metadata.name, config.metadata.attempt
+            "container {:?} (attempt {}) {how} in this pod with another config: {}. Remove it first, or ask for another \
+             attempt",
+            new.metadata.name,
+            new.metadata.attempt,
+            difference::between(&essence(old), &essence(new))
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::container::Mount;
+
+    #[test]
+    fn kubelets_next_try_is_the_same_request() {
+        let request = |file: &str, path: &str| {
+            let mut config = ContainerConfig::default();
+            config.annotations.insert(
+                "io.kubernetes.container.terminationMessagePath".into(),
+                "/dev/termination-log".into(),
+            );
+            config.mounts.push(Mount {
+                container_path: path.into(),
+                host_path: file.into(),
+                ..Default::default()
+            });
+            essence(&config)
+        };
+        let first = request("/pods/a/containers/web/1f", "/dev/termination-log");
+        assert!(first == request("/pods/a/containers/web/2e", "/dev/termination-log"));
+        assert!(first != request("/pods/b/containers/web/1f", "/dev/termination-log"));
+        assert!(request("/data/1f", "/data") != request("/data/2e", "/data"));
+    }
 }
