@@ -85,11 +85,7 @@ impl Both {
                     ..Default::default()
                 };
                 config.metadata.name = format!("{uid}-{created}");
-                let status = PodStatus {
-                    state: PodState::Ready,
-                    ips: Vec::new(),
-                    supervisor: None,
-                };
+                let status = PodStatus::new(PodState::Ready);
                 let pod = Pod::with_status(PodId::random(), realm, config, created, status);
                 self.index.add_pod(&pod);
                 self.pods.push(pod);
