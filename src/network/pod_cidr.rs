@@ -43,7 +43,11 @@ impl Network {
         let written = blocking(move || write(&template, &dir, &ranges)).await?;
         if written.is_some() {
             let inner = std::sync::Arc::clone(&self.inner);
-            blocking(move || Ok(drop(inner.conf.refreshed()))).await?;
+            blocking(move || {
+                drop(inner.conf.refreshed());
+                Ok(())
+            })
+            .await?;
         }
         Ok(written)
     }

@@ -121,8 +121,8 @@ fn rewrite_spec(path: &Path, resources: &Resources) -> Result<()> {
     let new = limits(resources);
     // What CRI has no word for, such as device rules, stays.
     all.set_cpu(new.cpu().clone().or(all.cpu().clone()));
-    all.set_memory(new.memory().clone().or(*all.memory()));
-    all.set_pids(new.pids().clone().or(all.pids().clone()));
+    all.set_memory(new.memory().or(*all.memory()));
+    all.set_pids(new.pids().or(*all.pids()));
     all.set_hugepage_limits(new.hugepage_limits().clone().or(all.hugepage_limits().clone()));
     all.set_unified(new.unified().clone().or(all.unified().clone()));
     linux.set_resources(Some(all));
