@@ -32,6 +32,7 @@ use crate::pod::launcher::{self, Launcher};
 use crate::pod::{Parts, Runtime};
 use crate::state::Db;
 use crate::stats::Stats;
+use crate::stream;
 use crate::telemetry;
 use crate::types::error::{Context, Error, Kind, Result};
 
@@ -74,6 +75,7 @@ pub async fn serve(config: Config) -> Result<()> {
         Some(settings) => Some(Nri::start(&runtime, settings).await?),
         None => None,
     };
+    let streams = stream::Server::start(&config.stream, Arc::clone(&runtime)).await?;
 
     let _exporter = if config.metrics.address.is_empty() {
         None
@@ -81,8 +83,9 @@ pub async fn serve(config: Config) -> Result<()> {
         Some(Exporter::start(&config.metrics.address, Arc::clone(&stats)).await?)
     };
     let listener = bind(&config.socket()).await?;
-    info!(socket = %config.socket().display(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
-    answer(listener, &runtime, &images, &stats).await?;
+    info!(socket = %config.socket().display(), streams = %streams.address(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
+    let service = cri::runtime::Service::new(Arc::clone(&runtime), stats, streams);
+    answer(listener, &runtime, &images, service).await?;
     if let Some(nri) = nri {
         nri.shutdown().await;
     }
@@ -122,7 +125,7 @@ async fn answer(
     listener: UnixListener,
     runtime: &Arc<Runtime>,
     images: &Arc<ImageStore>,
-    stats: &Arc<Stats>,
+    service: cri::runtime::Service,
 ) -> Result<()> {
     let (tell, told) = tokio::sync::watch::channel(false);
     let mut stop = told.clone();
@@ -131,7 +134,7 @@ async fn answer(
         .http2_keepalive_timeout(Some(clients::PING_TIMEOUT))
         .layer(telemetry::calls::Calls)
         .add_service(
-            RuntimeServiceServer::new(cri::runtime::Service::new(Arc::clone(runtime), Arc::clone(stats)))
+            RuntimeServiceServer::new(service)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)
                 .max_encoding_message_size(usize::MAX),
         )

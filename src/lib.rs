@@ -27,6 +27,7 @@ pub mod seccomp;
 pub mod spec;
 pub mod state;
 pub mod stats;
+pub mod stream;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;

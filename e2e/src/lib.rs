@@ -5,7 +5,9 @@
 //! [`run`] removes what the test left through the CRI, stops the daemon and fails the test if anything is left: each
 //! test is a test for leaks too.
 
+pub mod api;
 pub mod clean;
+pub mod client;
 pub mod config;
 pub mod cri;
 pub mod fake;
@@ -18,7 +20,9 @@ pub mod network;
 pub mod own;
 pub mod process;
 pub mod registry;
+pub mod spdy;
 pub mod streams;
+pub mod websocket;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};

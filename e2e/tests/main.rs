@@ -4,9 +4,11 @@
 #![allow(clippy::large_futures)]
 
 mod adoption;
+mod attach;
 mod bad_images;
 mod bad_input;
 mod bad_states;
+mod bad_streams;
 mod cdi;
 mod cli;
 mod containers;
@@ -16,6 +18,7 @@ mod exits;
 mod hostile;
 mod image_volumes;
 mod images;
+mod kubectl;
 mod layers;
 mod limits;
 mod logs;
@@ -24,12 +27,15 @@ mod mounts;
 mod namespaces;
 mod network;
 mod pods;
+mod port_forward;
 mod prometheus;
 mod registries;
 mod restart;
 mod security;
 mod stats;
 mod stream_lists;
+mod stream_server;
+mod streams;
 mod traces;
 mod updates;
 mod user_namespaces;

@@ -136,6 +136,9 @@ impl Config {
         if nri.plugin_registration_timeout_secs == 0 || nri.plugin_request_timeout_secs == 0 {
             return Err(Error::invalid("nri: the timeouts must be at least 1 second"));
         }
+        if self.stream.creation_timeout_secs == 0 {
+            return Err(Error::invalid("stream.creation_timeout_secs must be at least 1"));
+        }
         Ok(())
     }
 }

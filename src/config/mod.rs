@@ -5,6 +5,7 @@
 //! key with its default; a test keeps the two in step.
 
 mod load;
+mod stream;
 #[cfg(test)]
 mod tests;
 
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 pub use load::load;
+pub use stream::Stream;
 
 /// The whole configuration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -32,6 +34,8 @@ pub struct Config {
     pub image: Image,
     /// Pod networking.
     pub network: Network,
+    /// The server that exec, attach and port forwarding go over.
+    pub stream: Stream,
     /// Containers.
     pub container: Container,
     /// Plugins of the node resource interface.
@@ -204,6 +208,7 @@ impl Default for Config {
             cgroup: Cgroup::default(),
             image: Image::default(),
             network: Network::default(),
+            stream: Stream::default(),
             container: Container::default(),
             nri: Nri::default(),
             metrics: Metrics::default(),

@@ -12,6 +12,7 @@ mod cidr;
 mod cni;
 mod counters;
 mod detach;
+mod dial;
 #[doc(hidden)]
 pub mod fuzz;
 mod netlink;
@@ -32,6 +33,7 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 
 pub use cidr::Cidr;
+pub use dial::connect_to_loopback;
 pub use request::{
     Attachment, BuiltinConfig, Condition, Interface, InterfaceCounters, NetworkConfig, PodNetwork,
 };

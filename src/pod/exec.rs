@@ -62,11 +62,7 @@ impl Runtime {
         // Before the exec starts, or its end could come first.
         let wait = self.execs.expect(&exec_id);
         // Kills the command if this call ends before it does, whatever the reason.
-        let guard = KillOnDrop {
-            client: client.clone(),
-            container: container.id().clone(),
-            exec_id: Some(exec_id.clone()),
-        };
+        let guard = KillOnDrop::new(client.clone(), container.id().clone(), exec_id.clone());
         let started = client
             .exec(
                 container.id(),
@@ -141,6 +137,9 @@ impl Runtime {
         let spec = self.container_spec(container).await?;
         let mut process: Process = spec.process().clone().unwrap_or_default();
         process.set_args(Some(cmd)).set_terminal(Some(tty));
+        if tty {
+            name_terminal(&mut process);
+        }
         let plan = plan::exec(
             &spec,
             &process,
@@ -162,6 +161,15 @@ impl Runtime {
             .await
             .with_context(|| format!("read {}", path.display()))?;
         serde_json::from_slice(&text).with_context(|| format!("spec {}", path.display()))
+    }
+}
+
+/// Programs ask `TERM` what the terminal can do; a container without one of its own does not set it.
+fn name_terminal(process: &mut Process) {
+    let mut env = process.env().clone().unwrap_or_default();
+    if !env.iter().any(|variable| variable.starts_with("TERM=")) {
+        env.push("TERM=xterm".to_owned());
+        process.set_env(Some(env));
     }
 }
 
@@ -192,17 +200,19 @@ pub struct Execs {
 
 impl Execs {
     /// A name for a command, unlike those of this and of earlier daemons.
-    fn fresh_id(&self) -> String {
+    pub(super) fn fresh_id(&self) -> String {
         format!("{:x}-{}", now_nanos(), self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    fn expect(&self, exec_id: &str) -> oneshot::Receiver<i32> {
+    /// Who waits for the end of a command; to be asked for before the command starts, or its end could come first.
+    pub(super) fn expect(&self, exec_id: &str) -> oneshot::Receiver<i32> {
         let (tell, told) = oneshot::channel();
         self.lock().insert(exec_id.to_owned(), tell);
         told
     }
 
-    fn forget(&self, exec_id: &str) {
+    /// Nobody waits any more.
+    pub(super) fn forget(&self, exec_id: &str) {
         self.lock().remove(exec_id);
     }
 
@@ -255,14 +265,24 @@ impl Drop for Output {
 }
 
 /// Kills an exec unless it is known to have ended.
-struct KillOnDrop {
+pub(super) struct KillOnDrop {
     client: Client,
     container: ContainerId,
     exec_id: Option<String>,
 }
 
 impl KillOnDrop {
-    fn disarm(mut self) {
+    /// For an exec that is about to start.
+    pub(super) fn new(client: Client, container: ContainerId, exec_id: String) -> Self {
+        Self {
+            client,
+            container,
+            exec_id: Some(exec_id),
+        }
+    }
+
+    /// The exec has ended.
+    pub(super) fn disarm(mut self) {
         self.exec_id = None;
     }
 

@@ -24,10 +24,13 @@ pub mod files;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod index;
+pub mod interactive;
 pub mod launcher;
 pub mod node;
 pub mod paths;
+pub mod pipe;
 pub mod plugins;
+pub mod port;
 pub mod recover;
 pub mod remove;
 pub mod run;

@@ -1,8 +1,10 @@
 //! `RuntimeService`: the list of its calls, each one a file of its own.
 
+mod attach;
 mod container_stats;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
 mod get_container_events;
 mod list_containers;
@@ -10,6 +12,7 @@ mod list_pod_sandbox;
 mod pod_sandbox_metrics;
 mod pod_sandbox_stats;
 mod pod_sandbox_status;
+mod port_forward;
 mod run_pod_sandbox;
 mod runtime_config;
 mod status;
@@ -29,6 +32,7 @@ use crate::cri::proto::runtime_service_server::RuntimeService;
 use crate::cri::status::unimplemented;
 use crate::pod::Runtime;
 use crate::stats::Stats;
+use crate::stream;
 
 use super::{API_VERSION, RUNTIME_NAME, answer};
 
@@ -37,12 +41,17 @@ use super::{API_VERSION, RUNTIME_NAME, answer};
 pub struct Service {
     runtime: Arc<Runtime>,
     stats: Arc<Stats>,
+    streams: Arc<stream::Server>,
 }
 
 impl Service {
-    /// Serves `runtime`, with statistics from `stats`.
-    pub fn new(runtime: Arc<Runtime>, stats: Arc<Stats>) -> Self {
-        Self { runtime, stats }
+    /// Serves `runtime`, with statistics from `stats`; what streams goes over `streams`.
+    pub fn new(runtime: Arc<Runtime>, stats: Arc<Stats>, streams: Arc<stream::Server>) -> Self {
+        Self {
+            runtime,
+            stats,
+            streams,
+        }
     }
 }
 
@@ -256,16 +265,24 @@ impl RuntimeService for Service {
         .await
     }
 
-    async fn exec(&self, _: Request<p::ExecRequest>) -> Rpc<p::ExecResponse> {
-        Err(unimplemented("Exec"))
+    async fn exec(&self, r: Request<p::ExecRequest>) -> Rpc<p::ExecResponse> {
+        answer("Exec", exec::call(&self.runtime, &self.streams, r.into_inner())).await
     }
 
-    async fn attach(&self, _: Request<p::AttachRequest>) -> Rpc<p::AttachResponse> {
-        Err(unimplemented("Attach"))
+    async fn attach(&self, r: Request<p::AttachRequest>) -> Rpc<p::AttachResponse> {
+        answer(
+            "Attach",
+            attach::call(&self.runtime, &self.streams, r.into_inner()),
+        )
+        .await
     }
 
-    async fn port_forward(&self, _: Request<p::PortForwardRequest>) -> Rpc<p::PortForwardResponse> {
-        Err(unimplemented("PortForward"))
+    async fn port_forward(&self, r: Request<p::PortForwardRequest>) -> Rpc<p::PortForwardResponse> {
+        answer(
+            "PortForward",
+            port_forward::call(&self.runtime, &self.streams, r.into_inner()),
+        )
+        .await
     }
 
     type StreamContainerStatsStream = Chunks<p::StreamContainerStatsResponse>;
