@@ -11,7 +11,8 @@ const MAX_READ: u64 = 4 << 20;
 
 /// The content of `dir`/`file`.
 pub(super) fn read(dir: &Path, file: &str) -> io::Result<String> {
-    let mut bytes = Vec::with_capacity(512);
+    // Holds any control file but a long process list, so that one read gets it and a second finds its end.
+    let mut bytes = Vec::with_capacity(4096);
     File::open(dir.join(file))?
         .take(MAX_READ)
         .read_to_end(&mut bytes)?;

@@ -8,9 +8,9 @@ use super::file;
 /// How much to read of a cgroup: every file costs some microseconds, and a node has thousands of cgroups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Detail {
-    /// What CRI's statistics have: usage, swap, counts, pressure.
+    /// What CRI's statistics have: CPU time, memory, swap, pressure.
     Usage,
-    /// Everything: events, limits, block devices, huge pages.
+    /// Everything: events, limits, threads, block devices, huge pages.
     Full,
 }
 

@@ -283,7 +283,6 @@ fn sum<'a>(all: impl Iterator<Item = &'a CgroupStats>) -> CgroupStats {
         out.memory.rss += one.memory.rss;
         out.memory.page_faults += one.memory.page_faults;
         out.memory.major_page_faults += one.memory.major_page_faults;
-        out.pids.current += one.pids.current;
     }
     out
 }

@@ -25,14 +25,12 @@ pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
             memory_limits(dir, &mut stats.limits);
         }
     }
-    if let Some(dir) = nodes.dir(Controller::Pids) {
-        stats.pids.current = number(dir, "pids.current").unwrap_or(0);
-        if full {
-            stats.pids.limit = number(dir, "pids.max").and_then(limit);
-        }
-    }
     if !full {
         return stats;
+    }
+    if let Some(dir) = nodes.dir(Controller::Pids) {
+        stats.pids.current = number(dir, "pids.current").unwrap_or(0);
+        stats.pids.limit = number(dir, "pids.max").and_then(limit);
     }
     if let Some(dir) = nodes.dir(Controller::Cpu) {
         throttling(dir, &mut stats.cpu);

@@ -17,10 +17,6 @@ pub(in crate::cgroup) fn read_all(dir: &Path, detail: Detail) -> Stats {
             usage,
             limit: number(dir, "memory.swap.max").and_then(limit),
         }),
-        pids: Pids {
-            current: number(dir, "pids.current").unwrap_or(0),
-            limit: None,
-        },
         cpu_pressure: pressure(dir, "cpu.pressure"),
         memory_pressure: pressure(dir, "memory.pressure"),
         io_pressure: pressure(dir, "io.pressure"),
@@ -28,7 +24,10 @@ pub(in crate::cgroup) fn read_all(dir: &Path, detail: Detail) -> Stats {
     };
     if detail == Detail::Full {
         memory_events(dir, &mut stats.memory);
-        stats.pids.limit = number(dir, "pids.max").and_then(limit);
+        stats.pids = Pids {
+            current: number(dir, "pids.current").unwrap_or(0),
+            limit: number(dir, "pids.max").and_then(limit),
+        };
         stats.io = io(dir);
         stats.hugetlb = hugetlb(dir);
         stats.limits = limits(dir, &stats);
