@@ -16,7 +16,12 @@ pub fn pods() -> Vec<Seed> {
         }
         .encode_to_vec()
     };
-    vec![("full", request(pod())), ("small", request(small_pod()))]
+    vec![
+        ("full", request(pod())),
+        ("small", request(small_pod())),
+        // Groups in groups of a field that nobody knows.
+        ("deep-groups", b"\xf3\x01".repeat(1000)),
+    ]
 }
 
 /// CreateContainer.

@@ -26,6 +26,7 @@ pub fn hosts() -> Vec<Seed> {
         ),
         ("path", "[host.\"http://10.0.0.1:5000/v2/proxy\"]\noverride_path = true\nca = [\"/a.crt\", \"b.crt\"]\n"),
         ("bare", "server = \"registry.example:5000\"\n[host.'[::1]:5000']\n"),
+        ("deep", "a = [[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["),
         ("long-time", "[host.\"x\"]\ndial_timeout = \"99999999999999999999h1ns\"\n"),
     ]
     .map(|(name, text)| (name, bytes(text)))
