@@ -6,6 +6,8 @@
 
 pub mod edits;
 mod format;
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod tests;
 

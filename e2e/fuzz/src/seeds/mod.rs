@@ -1,6 +1,7 @@
 //! Valid messages to start from. `cargo test -p husk-fuzz -- --write-seeds` writes them to `corpus/`, where inputs that
 //! once broke something stand beside them.
 
+pub mod cdi;
 pub mod cni;
 pub mod cri;
 pub mod image;

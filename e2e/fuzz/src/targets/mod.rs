@@ -1,6 +1,7 @@
 //! The targets, by what they read.
 
 mod accounts;
+mod cdi;
 mod cni;
 mod cri;
 mod image;
@@ -167,6 +168,15 @@ pub const TARGETS: &[Target] = &[
         memory: MIB,
         memory_factor: 300,
         seeds: seeds::nri::adjustments,
+    },
+    Target {
+        name: "cdi",
+        run: cdi::file,
+        shape: Shape::Text,
+        words: cdi::WORDS,
+        memory: 4 * MIB,
+        memory_factor: 500,
+        seeds: seeds::cdi::files,
     },
 ];
 
