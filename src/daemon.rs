@@ -233,6 +233,8 @@ fn image_config(config: &Config) -> ImageConfig {
         max_concurrent_downloads: config.image.max_concurrent_downloads,
         stall_timeout: Duration::from_secs(config.image.stall_timeout_secs),
         pinned: config.image.pinned.clone(),
+        verifier_dir: config.image.verifier_dir.clone(),
+        verifier_limit: Duration::from_secs(config.image.verifier_timeout_secs),
         ..ImageConfig::new(config.root.join("images"))
     }
 }

@@ -379,7 +379,13 @@ fn each_power_has_one_place() {
         (
             "starts programs",
             &["Command"],
-            &["pod/launcher", "network", "cli/demo", "executor/hooks"],
+            &[
+                "pod/launcher",
+                "network",
+                "image/verifier",
+                "cli/demo",
+                "executor/hooks",
+            ],
         ),
         (
             "clones",

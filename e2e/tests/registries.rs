@@ -27,8 +27,8 @@ fn small(mark: &str) -> Result<Built> {
     Image::new().layer(Layer::new().file("mark", mark, 0o644)).build()
 }
 
-/// A layer whose bytes do not compress, so that it takes many reads to transfer.
-fn bulky(bytes: usize) -> Result<Built> {
+/// Bytes that do not compress.
+pub fn noise(bytes: usize) -> Vec<u8> {
     let mut state = 0x2545_f491_4f6c_dd1d_u64;
     let noise = std::iter::repeat_with(|| {
         state ^= state << 13;
@@ -36,9 +36,13 @@ fn bulky(bytes: usize) -> Result<Built> {
         state ^= state << 17;
         state.to_le_bytes()
     });
-    let data: Vec<u8> = noise.take(bytes / 8).flatten().collect();
+    noise.take(bytes / 8).flatten().collect()
+}
+
+/// An image with a layer that takes many reads to transfer.
+fn bulky(bytes: usize) -> Result<Built> {
     image::busybox()?
-        .layer(Layer::new().file("noise", data, 0o644))
+        .layer(Layer::new().file("noise", noise(bytes), 0o644))
         .build()
 }
 

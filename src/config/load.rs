@@ -123,6 +123,16 @@ impl Config {
                 "image.max_concurrent_downloads must be at least 1",
             ));
         }
+        let verifiers = &self.image.verifier_dir;
+        if !verifiers.as_os_str().is_empty() && !verifiers.is_absolute() {
+            return Err(Error::invalid(format!(
+                "image.verifier_dir = {:?} must be an absolute path, or empty",
+                verifiers.display()
+            )));
+        }
+        if self.image.verifier_timeout_secs == 0 {
+            return Err(Error::invalid("image.verifier_timeout_secs must be at least 1"));
+        }
         if self.container.max_log_line_bytes < 64 {
             return Err(Error::invalid("container.max_log_line_bytes must be at least 64"));
         }

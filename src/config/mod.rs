@@ -100,6 +100,11 @@ pub struct Image {
     pub stall_timeout_secs: u64,
     /// Images that garbage collection must keep; `*` matches any run of characters.
     pub pinned: Vec<String>,
+    /// Directory of image verifiers in containerd's sense: programs that all have to allow an image when it is pulled.
+    /// Empty, or a directory that does not exist, for none.
+    pub verifier_dir: PathBuf,
+    /// Seconds each verifier may take.
+    pub verifier_timeout_secs: u64,
 }
 
 /// `[network]`
@@ -242,6 +247,8 @@ impl Default for Image {
             max_concurrent_downloads: 3,
             stall_timeout_secs: 60,
             pinned: Vec::new(),
+            verifier_dir: "/opt/containerd/image-verifier/bin".into(),
+            verifier_timeout_secs: 10,
         }
     }
 }

@@ -51,6 +51,8 @@ fn impossible_values_are_refused() {
     for text in [
         "root = \"relative\"",
         "[image]\nmax_concurrent_downloads = 0",
+        "[image]\nverifier_dir = \"relative\"",
+        "[image]\nverifier_timeout_secs = 0",
         "run = 3",
         "[log]\nformat = \"xml\"",
         "[nri]\nenabled = true\nsocket = \"nri.sock\"",

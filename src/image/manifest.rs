@@ -112,6 +112,21 @@ pub(super) fn parse(bytes: &[u8], content_type: Option<&str>) -> Result<Document
     }
 }
 
+/// What a manifest or index says it is, or looks like, for want of a registry that says so.
+pub(super) fn media_type(bytes: &[u8]) -> String {
+    const OCI: &str = "application/vnd.oci.image";
+    match serde_json::from_slice::<Raw>(bytes) {
+        Ok(Raw {
+            media_type: Some(given),
+            ..
+        }) => given,
+        Ok(Raw {
+            manifests: Some(_), ..
+        }) => format!("{OCI}.index.v1+json"),
+        _ => format!("{OCI}.manifest.v1+json"),
+    }
+}
+
 fn is_index_type(media_type: &str) -> bool {
     media_type.ends_with("image.index.v1+json") || media_type.ends_with("manifest.list.v2+json")
 }

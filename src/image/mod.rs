@@ -20,6 +20,7 @@ mod record;
 pub mod reference;
 pub mod registry;
 mod store;
+mod verifier;
 mod view;
 
 pub use config::ImageDefaults;

@@ -15,6 +15,7 @@ use super::pull;
 use super::record::{self, ImageRecord};
 use super::reference::ImageRef;
 use super::registry::{Auth, Registries};
+use super::verifier::Verifier;
 use super::view::{FsUsage, Image, Pins, Rootfs};
 use crate::state::{Db, Op, Table};
 use crate::types::error::Context as _;
@@ -37,8 +38,12 @@ pub struct ImageConfig {
     pub retry_backoff: Duration,
     /// How long layers of a pull that was broken off are kept for the next try.
     pub orphan_grace: Duration,
-    /// Images kubelet must not garbage-collect: exact names, or `prefix*`, or `*part*`.
+    /// Images kubelet must not garbage-collect: names in which `*` stands for any characters.
     pub pinned: Vec<String>,
+    /// Directory of programs that all have to allow an image before it is fetched; empty for none.
+    pub verifier_dir: PathBuf,
+    /// How long each of them may take.
+    pub verifier_limit: Duration,
 }
 
 impl ImageConfig {
@@ -53,6 +58,8 @@ impl ImageConfig {
             retry_backoff: Duration::from_millis(500),
             orphan_grace: Duration::from_secs(3600),
             pinned: Vec::new(),
+            verifier_dir: PathBuf::new(),
+            verifier_limit: Duration::from_secs(10),
         }
     }
 }
@@ -65,6 +72,7 @@ pub struct ImageStore {
     pub(super) pulls: Flights<PullKey, Arc<Image>, Arc<Meter>>,
     pub(super) fetches: Flights<String, pull::Fetched, Arc<LayerMeter>>,
     pub(super) downloads: Arc<Semaphore>,
+    pub(super) verifier: Verifier,
     db: Db,
     pins: Pins,
     catalog: RwLock<Catalog>,
@@ -102,6 +110,10 @@ impl ImageStore {
             pulls: Flights::default(),
             fetches: Flights::default(),
             downloads: Arc::new(Semaphore::new(config.max_downloads_total.max(1))),
+            verifier: Verifier {
+                dir: config.verifier_dir.clone(),
+                limit: config.verifier_limit,
+            },
             db,
             pins: Pins::new(config.pinned.clone()),
             catalog: RwLock::default(),
@@ -162,7 +174,7 @@ impl ImageStore {
     ///
     /// # Errors
     /// `InvalidArgument` for a bad reference or credentials, `NotFound`, `PermissionDenied`, `Unknown` with the prefix
-    /// `RegistryUnavailable:`, `ResourceExhausted` (rate limit, disk), `FailedPrecondition` for content that is not what
+    /// `RegistryUnavailable:` or `SignatureValidationFailed:`, `ResourceExhausted` (rate limit, disk), `FailedPrecondition` for content that is not what
     /// was promised or cannot be run.
     pub async fn pull(
         self: &Arc<Self>,

@@ -85,7 +85,8 @@ pub struct FsUsage {
     pub inodes_used: u64,
 }
 
-/// Names of images not to be garbage-collected: exact, or with `*` at the end or at both ends, as CRI-O has it.
+/// Names of images not to be garbage-collected. In a pattern, `*` stands for any run of characters, `/` included; one
+/// without it is a reference as a user would write it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Pins(Vec<String>);
 
@@ -95,14 +96,31 @@ impl Pins {
     }
 
     fn match_name(&self, name: &str) -> bool {
-        self.0.iter().any(
-            |pattern| match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
-                (Some(_), Some(_)) => name.contains(pattern.trim_matches('*')),
-                (None, Some(start)) => name.starts_with(start),
-                _ => super::reference::ImageRef::parse(pattern).is_ok_and(|r| r.to_string() == name),
-            },
-        )
+        self.0.iter().any(|pattern| match pattern.contains('*') {
+            true => matches(pattern, name),
+            false => super::reference::ImageRef::parse(pattern).is_ok_and(|r| r.to_string() == name),
+        })
     }
+}
+
+/// Whether all of `name` fits `pattern`. Each part between stars is looked for from left to right: taking the first
+/// place where one fits leaves the most for the rest.
+fn matches(pattern: &str, name: &str) -> bool {
+    let mut parts = pattern.split('*');
+    let Some(mut rest) = parts.next().and_then(|start| name.strip_prefix(start)) else {
+        return false;
+    };
+    let mut parts = parts.peekable();
+    while let Some(part) = parts.next() {
+        if parts.peek().is_none() {
+            return rest.ends_with(part);
+        }
+        match rest.split_once(part) {
+            Some((_, after)) => rest = after,
+            None => return false,
+        }
+    }
+    rest.is_empty()
 }
 
 #[cfg(test)]
@@ -118,5 +136,30 @@ mod tests {
         assert!(!pinned("library/*", "docker.io/library/busybox:1"));
         assert!(pinned("*library/busy*", "docker.io/library/busybox:1"));
         assert!(!pinned("", "docker.io/library/busybox:1"));
+    }
+
+    #[test]
+    fn stars_stand_for_anything_anywhere() {
+        for (pattern, name, fits) in [
+            ("*", "", true),
+            ("*", "anything", true),
+            ("**", "anything", true),
+            ("a*", "a", true),
+            ("*/pause:*", "registry.k8s.io/pause:3.9", true),
+            ("*/pause:*", "registry.k8s.io/pause", false),
+            ("registry.*/pause:3.*", "registry.k8s.io/pause:3.9", true),
+            ("registry.*/pause:3.*", "registry.k8s.io/pause:4.3", false),
+            ("*:latest", "docker.io/a/b:latest", true),
+            ("*:latest", "docker.io/a/b:latest2", false),
+            // The part before the last star must not eat what the end needs.
+            ("a*a", "a", false),
+            ("a*a", "aa", true),
+            ("*ab*ab", "abab", true),
+            ("*ab*ab", "ab", false),
+            ("x*y*z", "xzyz", true),
+            ("x*y*z", "xzy", false),
+        ] {
+            assert_eq!(matches(pattern, name), fits, "{pattern} {name}");
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A pull, from a reference to a listed image.
 //!
 //! ```text
-//! what does the reference stand for now? ── known image ──────────────────────────────┐
+//! what does the reference stand for now? may it be used? ── known image ──────────────┐
 //!   └─ manifest (through an index) ─> configuration ─> missing layers, all at once     │
 //!        each: registry ─> pipe ─> unpacker on a thread ─> layers/                     │
 //!          one syncfs ─> image record ─> listed <──────────────────────────────────────┘
@@ -63,10 +63,18 @@ pub(super) async fn run(store: Arc<ImageStore>, key: PullKey, meter: Arc<Meter>)
         reference: key.reference,
         meter,
     };
-    if let Some(image) = pull.unchanged().await {
+    let verifiers = pull.store.verifier.programs().await?;
+    // Verifiers are asked at every pull, and want to know more than a HEAD tells.
+    if verifiers.is_empty()
+        && let Some(image) = pull.unchanged().await
+    {
         return Ok(image);
     }
     let fetched = pull.session.manifest(pull.reference.target()).await?;
+    pull.store
+        .verifier
+        .verify(&verifiers, &pull.reference, &fetched)
+        .await?;
     let target = fetched.digest.clone();
     if let Some(known) = pull.known(&target) {
         return pull
@@ -264,7 +272,7 @@ impl Pull {
         Err(Error::internal("no fetch was tried"))
     }
 
-    /// Refuses early what cannot fit: unpacked layers are larger than compressed ones.
+    /// Refuses early what cannot fit: unpacked, layers are larger than compressed.
     fn check_space(&self, missing: &[Wanted]) -> Result<()> {
         let needed: u64 = missing
             .iter()
@@ -279,8 +287,10 @@ impl Pull {
             return Err(Error::new(
                 Kind::ResourceExhausted,
                 format!(
-                    "pull of {}: it needs more than {needed} bytes on disk, {} has {free} free",
+                    "pull of {}: the disk is too full: its {} missing layers need more than {needed} bytes, and {} has \
+                     {free} free; remove images with husk rmi, or make room there",
                     self.reference,
+                    missing.len(),
                     root.display()
                 ),
             ));

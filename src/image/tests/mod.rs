@@ -10,6 +10,7 @@ mod pulls;
 mod restarts;
 mod sample;
 mod sharing;
+mod verification;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
