@@ -11,6 +11,7 @@ pub mod client;
 pub mod config;
 pub mod cri;
 pub mod fake;
+pub mod fuse;
 pub mod http;
 pub mod husk;
 pub mod image;

@@ -447,6 +447,15 @@ async fn a_plugin_is_called_as_cni_says() -> Result<()> {
     .await
 }
 
+/// What an error says of a recorder that failed: plugin, command, network and configuration file.
+fn failed(husk: &Husk, command: &str) -> String {
+    let file = husk.cni_dir().join("10-recorder.conflist");
+    format!(
+        "CNI plugin \"recorder\" failed {command} for network \"recorded\" ({}): ",
+        file.display()
+    )
+}
+
 #[tokio::test]
 async fn a_failed_add_is_followed_by_a_del_and_leaves_nothing() -> Result<()> {
     with_recorder(async |husk| {
@@ -459,9 +468,10 @@ async fn a_failed_add_is_followed_by_a_del_and_leaves_nothing() -> Result<()> {
                 status.message().contains(wanted),
                 "{wanted:?} is not in {status:?}"
             );
+            let named = failed(husk, "ADD");
             ensure!(
-                status.message().contains("recorder"),
-                "the plugin is not named: {status:?}"
+                status.message().contains(&named),
+                "{named:?} is not in {status:?}"
             );
             ensure!(husk.cri.list_pods(None).await?.is_empty(), "half a pod is listed");
             let calls = recorded(husk)?;
@@ -491,7 +501,11 @@ async fn a_failed_del_keeps_the_pod_for_another_try() -> Result<()> {
         let switch = husk.dir().join("share/fail-del");
         std::fs::write(&switch, "")?;
         let status = husk.cri.stop_pod(&pod.id).await.refused()?;
-        ensure!(status.message().contains("the scissors are lost"), "{status:?}");
+        let named = failed(husk, "DEL");
+        ensure!(
+            status.message().contains("the scissors are lost") && status.message().contains(&named),
+            "{named:?} is not in {status:?}"
+        );
         ensure!(
             husk.cri.list_pods(None).await?.len() == 1,
             "the pod is forgotten, and its address with it"

@@ -1,5 +1,7 @@
 //! Registries that misbehave, and what kubelet makes of husk's answer: the reason that a pod waits with.
 
+use std::collections::HashMap;
+
 use anyhow::{Result, ensure};
 use husk_e2e::fake::{Answer, FakeRegistry, Gate};
 use husk_e2e::image::{Built, Image, Layer};
@@ -18,53 +20,54 @@ fn reason(status: &Status) -> &'static str {
     "ErrImagePull"
 }
 
-fn sample() -> Result<Built> {
-    Image::new()
-        .layer(Layer::new().file("file", "content ".repeat(1000), 0o644))
-        .build()
+/// Repositories with a fault of their own that is more than a status. Each has an image of its own: pulls share layers.
+const FAULTS: [&str; 6] = ["silent", "stalled", "cut", "cutmanifest", "wrong", "garbage"];
+
+fn images() -> Result<HashMap<&'static str, Built>> {
+    let image = |name: &'static str| {
+        let layer = Layer::new().file(name, format!("{name} ").repeat(1000), 0o644);
+        Ok((name, Image::new().layer(layer).build()?))
+    };
+    FAULTS.into_iter().map(image).collect()
 }
 
-/// A registry whose repositories have each a fault of their own.
-fn faulty(gate: Gate, image: &Built) -> Result<FakeRegistry> {
-    let layer = image.layers[0].clone();
-    let manifest = image.manifest.clone();
-    let media_type = image.media_type.clone();
+/// A registry whose repositories have each a fault; those called `s` and a number answer with that status.
+fn faulty(gate: Gate) -> Result<FakeRegistry> {
+    let images = images()?;
+    let known = images.clone();
     let fake = FakeRegistry::start_with(move |asked, _| {
-        let manifests = asked.path.contains("/manifests/");
-        let of_layer = asked.is_blob() && asked.path.ends_with(&layer.digest);
         let repository = asked.path.strip_prefix("/v2/")?.split('/').next()?;
+        if let Some(code) = repository.strip_prefix('s').and_then(|c| c.parse().ok()) {
+            return Some(match code {
+                401 => Answer::status(401).with("WWW-Authenticate", "Basic realm=\"test\""),
+                429 => Answer::status(429).with("Retry-After", "3600"),
+                code => Answer::status(code),
+            });
+        }
+        let image = known.get(repository)?;
+        let manifest = || Answer::ok(&image.media_type, image.manifest.data.clone());
+        let layer = || Answer::ok("application/octet-stream", image.layers[0].data.clone());
+        let of_manifest = asked.path.contains("/manifests/");
+        let of_layer = asked.is_blob() && asked.path.ends_with(&image.layers[0].digest);
         match repository {
-            "s401" => Some(Answer::status(401).with("WWW-Authenticate", "Basic realm=\"test\"")),
-            "s429" => Some(Answer::status(429).with("Retry-After", "3600")),
-            code if code.starts_with('s') => Some(Answer::status(code[1..].parse().ok()?)),
-            "silent" if manifests => Some(Answer::ok(&media_type, manifest.data.clone()).behind(&gate)),
-            "stalled" if of_layer => {
-                Some(Answer::ok("application/octet-stream", layer.data.clone()).behind(&gate))
-            }
-            "cut" if of_layer => {
-                Some(Answer::ok("application/octet-stream", layer.data.clone()).cut_after(10))
-            }
-            "cutmanifest" if manifests => Some(Answer::ok(&media_type, manifest.data.clone()).cut_after(10)),
+            "silent" if of_manifest => Some(manifest().behind(&gate)),
+            "stalled" if of_layer => Some(layer().behind(&gate)),
+            "cut" if of_layer => Some(layer().cut_after(10)),
+            "cutmanifest" if of_manifest => Some(manifest().cut_after(10)),
             "wrong" if of_layer => {
-                let mut data = layer.data.clone();
+                let mut data = image.layers[0].data.clone();
                 let middle = data.len() / 2;
                 data[middle] ^= 1;
                 Some(Answer::ok("application/octet-stream", data))
             }
-            "garbage" if manifests => Some(Answer::ok(&media_type, "<html>welcome to the hotel</html>")),
+            "garbage" if of_manifest => {
+                Some(Answer::ok(&image.media_type, "<html>welcome to the hotel</html>"))
+            }
             _ => None,
         }
     })?;
-    for repository in [
-        "stalled/x",
-        "silent/x",
-        "cut/x",
-        "cutmanifest/x",
-        "wrong/x",
-        "garbage/x",
-        "s404/x",
-    ] {
-        fake.add(repository, "1", image);
+    for (name, image) in &images {
+        fake.add(&format!("{name}/x"), "1", image);
     }
     Ok(fake)
 }
@@ -74,7 +77,7 @@ async fn each_fault_has_its_code_and_kubelets_reason() -> Result<()> {
     let dir = tempfile::tempdir()?;
     let secure = Registry::start_with(Some(&Tls::for_loopback(dir.path())?))?;
     let gate = Gate::default();
-    let fake = faulty(gate.clone(), &sample()?)?;
+    let fake = faulty(gate.clone())?;
     let (host, nobody) = (fake.host(), free_port()?);
     let table = [
         // What the registry says of the request is the request's problem.

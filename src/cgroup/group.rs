@@ -167,6 +167,12 @@ impl Cgroup {
         kill::thaw(dir, freezer)
     }
 
+    /// The cgroup, this one or one above it, that was told to keep its processes still; `None` if they may run.
+    pub fn frozen_by(&self) -> Option<PathBuf> {
+        let (dir, freezer) = self.frozen_tree().ok()?;
+        kill::frozen_by(dir, freezer)
+    }
+
     /// Makes a cgroup below this one for a single exec, so that it can be killed without the rest. It has the container's
     /// limits: on version 2 it is a child to which no controllers are handed down, on version 1 one in the freezer's
     /// hierarchy alone.

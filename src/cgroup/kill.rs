@@ -136,6 +136,23 @@ pub(super) fn thaw(dir: &Path, freezer: Freezer) -> Result<()> {
     }
 }
 
+/// The topmost of `dir` and the cgroups above it that was told to freeze.
+pub(super) fn frozen_by(dir: &Path, freezer: Freezer) -> Option<PathBuf> {
+    let file = match freezer {
+        Freezer::V1 => "freezer.self_freezing",
+        Freezer::V2 => "cgroup.freeze",
+        Freezer::None => return None,
+    };
+    // The root of a hierarchy has no such file.
+    let told = dir.ancestors().map_while(|dir| {
+        let value = file::read(dir, file).ok()?;
+        Some((dir, value.trim() == "1"))
+    });
+    told.filter(|(_, told)| *told)
+        .last()
+        .map(|(dir, _)| dir.to_owned())
+}
+
 fn frozen_within(dir: &Path, freezer: Freezer, patience: Duration) -> Result<bool> {
     let what = || format!("freeze {}", dir.display());
     if freezer == Freezer::V2 {

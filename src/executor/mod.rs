@@ -23,6 +23,7 @@ mod child;
 mod console;
 mod copy_up;
 mod dev;
+mod diagnosis;
 mod elf;
 mod enter;
 mod error;

@@ -19,7 +19,7 @@ use super::message::{Message, bounded};
 use super::path::Root;
 use super::program::Program;
 use super::streams::{self, Kept};
-use super::{child, hooks, identity};
+use super::{child, diagnosis, hooks, identity};
 
 const DEFAULT_UMASK: u32 = 0o022;
 /// `/etc/passwd` is not read further.
@@ -126,7 +126,10 @@ fn wait_at_gate(kept: &mut Kept) -> Step {
 fn enter(cwd: &Path) -> Step {
     let object = || format!("working directory {}", cwd.display());
     chdir(cwd).during("enter", object).map_err(|e| match e.errno {
-        Some(libc::EACCES) => e.advise("this user may not search it or a directory above it"),
+        Some(libc::EACCES) => e.advise(
+            diagnosis::unsearchable(cwd)
+                .unwrap_or_else(|| "this user may not search it or a directory above it".into()),
+        ),
         Some(libc::ENOTDIR) => e.advise("the image has a file there"),
         Some(libc::ENOENT) => e.advise("it does not exist and could not be made"),
         _ => e,

@@ -39,6 +39,7 @@ mod selinux;
 pub mod shm;
 pub mod start;
 pub mod stop;
+mod stuck;
 pub mod update;
 
 use std::sync::{Arc, OnceLock};

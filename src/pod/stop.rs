@@ -1,5 +1,6 @@
 //! StopContainer and StopPodSandbox.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -12,10 +13,12 @@ use super::container::Container;
 use super::exits::Ending;
 use super::plugins::{ContainerEvent, PodEvent};
 use super::sandbox::Pod;
-use super::{Runtime, blocking, detached};
+use super::{Runtime, blocking, detached, stuck};
 
 /// How long a killed process may take to vanish before the call reports it as stuck.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
+/// How long finding out why may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long to wait between two attempts: a process may have been on its way into its cgroup.
 const KILL_RETRY: Duration = Duration::from_millis(250);
 
@@ -69,26 +72,49 @@ impl Runtime {
 
     async fn kill_process(&self, container: &Arc<Container>) -> Result<()> {
         let deadline = Instant::now() + KILL_PATIENCE;
-        loop {
-            self.kill_once(container)
-                .await
-                .map_err(|e| e.context(format!("kill container {}", container.id())))?;
+        while Instant::now() < deadline {
+            match self.kill_once(container).await {
+                // They have the signal, and will die of it when they wake: to repeat it would only keep the pod's
+                // supervisor from its other containers.
+                Err(e) if e.kind() == Kind::DeadlineExceeded => break,
+                killed => killed.map_err(|e| e.context(format!("kill container {}", container.id())))?,
+            }
             if tokio::time::timeout(KILL_RETRY, container.wait()).await.is_ok() {
                 return Ok(());
             }
-            if Instant::now() > deadline {
-                break;
-            }
         }
-        let pid = container.status().pid;
+        let left = deadline.saturating_duration_since(Instant::now());
+        if tokio::time::timeout(left, container.wait()).await.is_ok() {
+            return Ok(());
+        }
         Err(Error::new(
             Kind::DeadlineExceeded,
             format!(
-                "container {} did not end after SIGKILL: {}",
+                "container {} did not end within {} s of SIGKILL: {}; what holds it has to be dealt with on the node, \
+                 then the call can be repeated",
                 container.id(),
-                stuck(pid)
+                KILL_PATIENCE.as_secs(),
+                self.what_holds(container).await
             ),
         ))
+    }
+
+    /// What the processes of a container are waiting for, as far as the kernel tells.
+    async fn what_holds(&self, container: &Container) -> String {
+        let cgroup = self.parts.cgroups.open(&container.facts.cgroup_path);
+        let first = container.status().pid;
+        let look = tokio::task::spawn_blocking(move || {
+            let mut pids = cgroup.processes().unwrap_or_default();
+            pids.sort_by_key(|pid| (*pid != first, *pid));
+            if pids.is_empty() && first > 0 {
+                pids.push(first);
+            }
+            stuck::describe(Path::new("/proc"), &pids, cgroup.frozen_by().as_deref())
+        });
+        match tokio::time::timeout(LOOK_PATIENCE, look).await {
+            Ok(Ok(text)) => text,
+            _ => format!("pid {first} is stuck such that even /proc does not answer for it"),
+        }
     }
 
     /// Kills what there is of a container now.
@@ -186,16 +212,4 @@ impl Runtime {
             }
         }
     }
-}
-
-/// What a process that will not die is waiting for, as far as the kernel tells.
-fn stuck(pid: i32) -> String {
-    let read = |file: &str| std::fs::read_to_string(format!("/proc/{pid}/{file}")).unwrap_or_default();
-    let stat = read("stat");
-    let state = stat
-        .rsplit_once(") ")
-        .and_then(|(_, rest)| rest.chars().next())
-        .unwrap_or('?');
-    let channel = read("wchan");
-    format!("pid {pid} is in state {state}, waiting in {:?}", channel.trim())
 }

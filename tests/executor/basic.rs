@@ -13,6 +13,8 @@ pub const CASES: &[Case] = &[
     ("exit_codes", exit_codes),
     ("missing_command", missing_command),
     ("commands_that_cannot_run", commands_that_cannot_run),
+    ("what_a_user_may_not_run", what_a_user_may_not_run),
+    ("what_interpreters_lack", what_interpreters_lack),
     ("pid_one_and_names", pid_one_and_names),
     ("environment_and_cwd", environment_and_cwd),
     ("descriptors_do_not_leak", descriptors_do_not_leak),
@@ -39,12 +41,15 @@ fn missing_command() {
             .contains("\"no-such-thing\": executable file not found in $PATH"),
         "{error}"
     );
-    let error = Bundle::with_args(&["/opt/none"]).run().unwrap_err();
-    assert_eq!(error.exit_code, 127);
-    assert!(
-        error.to_string().contains("does not exist in the container"),
-        "{error}"
-    );
+    for (path, text) in [
+        ("/bin/none", "the file does not exist in the container"),
+        ("/opt/none", "not even /opt exists in the container"),
+        ("/etc/passwd/none", "/etc/passwd is not a directory"),
+    ] {
+        let error = Bundle::with_args(&[path]).run().unwrap_err();
+        assert_eq!(error.exit_code, 127);
+        assert!(error.to_string().contains(text), "{error}");
+    }
 }
 
 fn commands_that_cannot_run() {
@@ -82,6 +87,81 @@ fn commands_that_cannot_run() {
     let error = bundle.run().unwrap_err();
     assert_eq!(error.exit_code, 126);
     assert!(error.to_string().contains("it is a directory"), "{error}");
+}
+
+fn what_a_user_may_not_run() {
+    let mut bundle = Bundle::with_args(&["/a/b/c/x"]);
+    bundle.spec["process"]["user"] = json!({"uid": 1000, "gid": 1000});
+    let root = bundle.rootfs();
+    fs::create_dir_all(root.join("a/b/c")).unwrap();
+    fs::copy("/bin/busybox", root.join("a/b/c/x")).unwrap();
+    let mode = |path: &str, mode: u32| {
+        fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let says = |bundle: &Bundle, text: &str| {
+        let error = bundle.run().unwrap_err();
+        assert_eq!(error.exit_code, 126, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    mode("a/b", 0o700);
+    says(
+        &bundle,
+        "this user (uid 1000) may not search the directory /a/b (mode 700, owner 0:0)",
+    );
+    mode("a/b", 0o755);
+    mode("a/b/c/x", 0o700);
+    says(
+        &bundle,
+        "may not be executed by this user (uid 1000; its mode is 700, its owner 0:0)",
+    );
+    // In a script, it is the interpreter's permission that counts, too.
+    mode("a/b/c/x", 0o755);
+    fs::write(root.join("script"), "#!/bin/tool\n").unwrap();
+    fs::write(root.join("bin/tool"), "").unwrap();
+    mode("script", 0o755);
+    mode("bin/tool", 0o644);
+    bundle.spec["process"]["args"] = json!(["/script"]);
+    says(&bundle, "its interpreter /bin/tool has no execute permission");
+    bundle.spec["process"]["args"] = json!(["/vol/program"]);
+    fs::create_dir(bundle.path("vol")).unwrap();
+    fs::copy("/bin/busybox", bundle.path("vol/program")).unwrap();
+    bundle.add_mount(
+        json!({"destination": "/vol", "source": bundle.path("vol"), "type": "bind",
+        "options": ["bind", "noexec"]}),
+    );
+    says(&bundle, "it is on /vol, which is mounted noexec");
+}
+
+fn what_interpreters_lack() {
+    let bundle = Bundle::with_args(&["/script"]);
+    let root = bundle.rootfs();
+    let write = |path: &str, content: &[u8]| {
+        fs::write(root.join(path), content).unwrap();
+        fs::set_permissions(root.join(path), fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    let says = |text: &str| {
+        let error = bundle.run().unwrap_err();
+        assert_eq!(error.exit_code, 126, "{error}");
+        assert!(error.to_string().contains(text), "{error}");
+    };
+    write("script", b"#!/bin/python\n");
+    // Dynamic, and without its loader.
+    write("bin/python", &fs::read("/bin/cat").unwrap());
+    says("its interpreter /bin/python exists, but its loader /lib64/ld-linux");
+    let mut arm = fs::read("/bin/busybox").unwrap()[..4096].to_vec();
+    arm[18] = 183;
+    write("bin/python", &arm);
+    says("its interpreter /bin/python is for aarch64");
+    write("bin/python", b"\x7fELF");
+    says("its interpreter /bin/python is not a program this kernel can run");
+    let bundle = Bundle::with_args(&["folder"]);
+    fs::create_dir(bundle.rootfs().join("bin/folder")).unwrap();
+    let error = bundle.run().unwrap_err();
+    assert_eq!(error.exit_code, 127);
+    assert!(
+        error.to_string().contains("/bin/folder is a directory"),
+        "{error}"
+    );
 }
 
 fn pid_one_and_names() {

@@ -83,7 +83,7 @@ pub(super) async fn run(store: Arc<ImageStore>, key: PullKey, meter: Arc<Meter>)
     }
     let (manifest_digest, manifest) = pull.follow(fetched).await?;
     let (config, wanted) = pull.configuration(&manifest).await?;
-    let layers = pull.layers(wanted).await?;
+    let layers = pull.layers(wanted).await.map_err(|e| pull.named(e))?;
     let record = ImageRecord {
         id: manifest.config.digest,
         manifest: manifest_digest,
@@ -316,6 +316,14 @@ impl Pull {
             Ok(image)
         })
         .await
+    }
+
+    /// An error that says which image it is about: one of a layer that is shared with another pull may name that one's.
+    fn named(&self, error: Error) -> Error {
+        match error.message().contains(&self.reference.to_string()) {
+            true => error,
+            false => error.context(format!("pull of {}", self.reference)),
+        }
     }
 
     fn unusable(&self, reason: &str) -> Error {
