@@ -7,6 +7,7 @@ pub mod cri;
 pub mod image;
 pub mod nri;
 pub mod oci;
+pub mod stream;
 pub mod supervisor;
 pub mod tar;
 pub mod text;

@@ -8,6 +8,7 @@ mod image;
 mod nri;
 mod oci;
 mod registry;
+mod stream;
 mod supervisor;
 
 use crate::{Shape, Target, seeds};
@@ -177,6 +178,51 @@ pub const TARGETS: &[Target] = &[
         memory: 4 * MIB,
         memory_factor: 500,
         seeds: seeds::cdi::files,
+    },
+    Target {
+        name: "spdy-frames",
+        run: stream::frames,
+        shape: Shape::Bytes,
+        words: stream::WORDS,
+        memory: MIB,
+        memory_factor: 300,
+        seeds: seeds::stream::frames,
+    },
+    Target {
+        name: "spdy-headers",
+        run: stream::headers,
+        shape: Shape::Bytes,
+        words: stream::WORDS,
+        memory: MIB,
+        memory_factor: 300,
+        seeds: seeds::stream::headers,
+    },
+    Target {
+        name: "spdy-connection",
+        run: stream::connection,
+        shape: Shape::Bytes,
+        words: stream::WORDS,
+        memory: 16 * MIB,
+        memory_factor: 3000,
+        seeds: seeds::stream::connections,
+    },
+    Target {
+        name: "websocket-message",
+        run: stream::message,
+        shape: Shape::Bytes,
+        words: stream::WORDS,
+        memory: MIB,
+        memory_factor: 50,
+        seeds: seeds::stream::messages,
+    },
+    Target {
+        name: "terminal-size",
+        run: stream::resize,
+        shape: Shape::Text,
+        words: stream::WORDS,
+        memory: MIB,
+        memory_factor: 50,
+        seeds: seeds::stream::sizes,
     },
 ];
 
