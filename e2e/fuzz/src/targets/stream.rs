@@ -261,8 +261,12 @@ pub(super) fn resize(data: &[u8]) -> Said {
     };
     let whole = last(&mut std::iter::once(data));
     let single = last(&mut data.chunks(1));
-    // A size before what is no size may count in the one case and not in the other: only then may they differ.
-    if let (Some(whole), Some(single)) = (whole, single) {
+    // A sign or a fraction, which no size has, is part of a number only with what follows.
+    let fractions = data.contains(&b'-')
+        || data
+            .windows(2)
+            .any(|w| w[0].is_ascii_digit() && matches!(w[1], b'.' | b'e' | b'E'));
+    if let (Some(whole), Some(single), false) = (whole, single, fractions) {
         assert!(
             whole == single || data.len() > 4096,
             "{whole:?} in one piece, {single:?} in many"
