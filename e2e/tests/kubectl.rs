@@ -70,7 +70,7 @@ async fn kubectl_execs() -> Result<()> {
             );
             // Ten mebibytes there and back.
             let data: Vec<u8> = (0..10 << 18)
-                .flat_map(|n: u32| (n * 40503).to_le_bytes())
+                .flat_map(|n: u32| n.wrapping_mul(40503).to_le_bytes())
                 .collect();
             let said = kubectl.run("exec -i web -- cat", &data).await?;
             ensure!(
@@ -236,7 +236,7 @@ async fn kubectl_copies() -> Result<()> {
         let container = shown.container.clone();
         let dir = husk.share("copies")?;
         let data: Vec<u8> = (0..1 << 20)
-            .flat_map(|n: u32| (n * 2_654_435_761).to_le_bytes())
+            .flat_map(|n: u32| n.wrapping_mul(2_654_435_761).to_le_bytes())
             .collect();
         std::fs::write(dir.join("there"), &data)?;
         each(husk, shown, async |kubectl, name| {

@@ -269,7 +269,7 @@ async fn a_hundred_mebibytes_come_back_as_they_went() -> Result<()> {
         };
         // Bytes that tell where they are from.
         let pattern: Vec<u8> = (0..1 << 16)
-            .flat_map(|n: u32| (n * 40503).to_le_bytes())
+            .flat_map(|n: u32| n.wrapping_mul(40503).to_le_bytes())
             .collect();
         let chunk = |at: usize| &pattern[at % pattern.len()..][..32 << 10];
         let url = exec(husk, request.clone()).await?;
