@@ -18,6 +18,7 @@ pub mod image;
 pub mod late;
 pub mod logs;
 pub mod network;
+pub mod nri;
 pub mod own;
 pub mod process;
 pub mod registry;

@@ -28,6 +28,8 @@ mod metrics;
 mod mounts;
 mod namespaces;
 mod network;
+mod nri;
+mod nri_changes;
 mod pods;
 mod port_forward;
 mod prometheus;

@@ -228,7 +228,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 async fn write(connection: Connection, mut socket: OwnedWriteHalf, mut queue: mpsc::Receiver<Bytes>) {
     loop {
+        // What is queued goes first: an answer that says why the connection is closed should arrive.
         let bytes = tokio::select! {
+            biased;
             next = queue.recv() => match next {
                 Some(bytes) => bytes,
                 None => return,
@@ -236,6 +238,7 @@ async fn write(connection: Connection, mut socket: OwnedWriteHalf, mut queue: mp
             () = connection.closed() => return,
         };
         let written = tokio::select! {
+            biased;
             written = socket.write_all(&bytes) => written,
             () = connection.closed() => return,
         };

@@ -44,6 +44,9 @@ pub struct ContainerFacts {
     pub log_path: PathBuf,
     /// Signal that stops it, by number.
     pub stop_signal: i32,
+    /// Its spec has OCI hooks that run after its start or its end.
+    #[serde(default)]
+    pub late_hooks: bool,
     /// cgroup, as `cgroup` named it.
     pub cgroup_path: String,
     /// User id of its process.

@@ -25,6 +25,7 @@ pub mod files;
 pub mod fuzz;
 pub mod index;
 pub mod interactive;
+mod late_hooks;
 pub mod launcher;
 pub mod node;
 pub mod paths;

@@ -155,6 +155,7 @@ impl Runtime {
             return Ok(());
         };
         plugins.create(pod, &prepared.facts, &mut prepared.spec).await?;
+        prepared.facts.late_hooks = super::late_hooks::any(&prepared.spec);
         let linux = prepared.spec.linux().as_ref();
         if let Some(path) = linux.and_then(|l| l.cgroups_path().as_ref()) {
             let path = path

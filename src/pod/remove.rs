@@ -10,6 +10,7 @@ use crate::state::Table;
 use crate::types::error::{Context, Result};
 
 use super::container::Container;
+use super::late_hooks::Stage;
 use super::plugins::{ContainerEvent, PodEvent};
 use super::sandbox::Pod;
 use super::{Runtime, blocking, detached};
@@ -30,6 +31,8 @@ impl Runtime {
     pub(super) async fn remove_found(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         container.update(|s| s.removing = true);
         self.stop_process(container, Duration::ZERO).await?;
+        // The spec that names them goes with the rest.
+        self.run_late_hooks(Stage::Removed, container).await;
         self.delete_container_remains(container).await?;
         self.note_container(ContainerEvent::Remove, container).await;
         self.parts.db.delete(Table::Containers, container.id().as_str())?;

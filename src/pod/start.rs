@@ -11,6 +11,7 @@ use crate::types::time::now_nanos;
 use super::client::Client;
 use super::container::Container;
 use super::exits::Ending;
+use super::late_hooks::Stage;
 use super::plugins::ContainerEvent;
 use super::{Runtime, detached};
 
@@ -57,6 +58,7 @@ impl Runtime {
                     }
                 });
                 self.save_container(container)?;
+                self.run_late_hooks(Stage::Started, container).await;
                 self.note_container(ContainerEvent::PostStart, container).await;
                 info!(container = ?container.id(), "container started");
                 Ok(())

@@ -11,7 +11,7 @@ use crate::types::error::{Context, Error, Result};
 use crate::types::{ContainerState, Resources};
 
 use super::container::Container;
-use super::plugins::ContainerEvent;
+use super::plugins::{ContainerEvent, PodEvent};
 use super::{Runtime, blocking, detached};
 
 impl Runtime {
@@ -90,12 +90,19 @@ impl Runtime {
             let _stays = pod.lifecycle.read().await;
             // It may have been removed meanwhile, and its record must not come back.
             this.find_pod(&id)?;
+            if let Some(plugins) = this.plugins.get() {
+                plugins
+                    .update_pod(&pod, overhead.as_ref(), resources.as_ref())
+                    .await?;
+            }
             {
                 let mut status = pod.status_mut();
                 status.overhead = overhead.or(status.overhead.take());
                 status.resources = resources.or(status.resources.take());
             }
-            this.save_pod(&pod)
+            this.save_pod(&pod)?;
+            this.note_pod(PodEvent::PostUpdate, &pod).await;
+            Ok(())
         })
         .await
     }

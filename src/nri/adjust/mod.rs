@@ -219,10 +219,6 @@ impl Adjuster<'_> {
         let Some(set) = set.filter(|h| **h != p::Hooks::default()) else {
             return Ok(());
         };
-        let outer = [&set.prestart, &set.create_runtime, &set.poststart, &set.poststop];
-        if outer.iter().any(|list| !list.is_empty()) {
-            return Err(unsupported("hooks other than createContainer and startContainer"));
-        }
         self.owners.share(self.id, Field::OciHooks, self.plugin);
         let mut hooks = self.spec.hooks().clone().unwrap_or_default();
         add_hooks(&mut hooks, set);

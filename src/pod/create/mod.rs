@@ -126,7 +126,11 @@ impl Runtime {
                 ..Default::default()
             },
         );
-        self.save_container(&container)?;
+        if let Err(e) = self.save_container(&container) {
+            self.note_container(ContainerEvent::Remove, &container).await;
+            self.parts.images.release(id.as_str());
+            return Err(what(e));
+        }
         self.index.add_container(&container);
         match self.make_process(&pod, &supervisor, &prepared).await {
             Ok(pid) => {
@@ -168,6 +172,7 @@ impl Runtime {
         let made = inputs::gather(self, pod, supervisor, &id, &config, &image, &rootfs.layers)?;
         let log = log_path(&pod.config.log_directory, &config.log_path);
         let facts = ContainerFacts {
+            late_hooks: false,
             pod: pod.id.clone(),
             created_at: now_nanos(),
             image_id: image.id.clone(),

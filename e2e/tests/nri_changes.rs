@@ -1,0 +1,337 @@
+//! What plugins of the node resource interface may change: containers that are being made, and limits of those that run.
+
+use anyhow::{Context, Result, ensure};
+use husk_e2e::config::sleeper;
+use husk_e2e::nri::{ALL, Answer, Fields, Plugin, Record, Socket, consent, on, recorded};
+use husk_e2e::v1::*;
+use husk_e2e::{CriExt, Husk, eventually, run_with};
+use tonic::Code;
+
+/// CreateContainerResponse with an adjustment.
+fn adjust(fill: impl FnOnce(&mut Fields)) -> Answer {
+    let mut adjustment = Fields::default();
+    fill(&mut adjustment);
+    let mut response = Fields::default();
+    response.put_message(1, &adjustment);
+    Answer::Say(response)
+}
+
+/// KeyValue, and what is like it: a key in field 1, a value in field 2.
+fn pair(key: &str, value: &str) -> Fields {
+    let mut fields = Fields::default();
+    fields.put_text(1, key).put_text(2, value);
+    fields
+}
+
+/// A message whose field 1 is a number: one of the optional values.
+fn value(number: u64) -> Fields {
+    let mut fields = Fields::default();
+    fields.put_number(1, number);
+    fields
+}
+
+/// LinuxResources with CPU shares.
+fn shares(number: u64) -> Fields {
+    let mut cpu = Fields::default();
+    cpu.put_message(1, &value(number));
+    let mut resources = Fields::default();
+    resources.put_message(2, &cpu);
+    resources
+}
+
+/// ContainerUpdate with CPU shares.
+fn update(container: &str, number: u64) -> Fields {
+    let mut linux = Fields::default();
+    linux.put_message(1, &shares(number));
+    let mut update = Fields::default();
+    update.put_text(1, container).put_message(2, &linux);
+    update
+}
+
+async fn shares_of(husk: &Husk, container: &str) -> Result<i64> {
+    let status = husk.cri.status(container).await?;
+    let resources = status.resources.context("no resources in the status")?;
+    Ok(resources.linux.context("no limits in the status")?.cpu_shares)
+}
+
+#[tokio::test]
+async fn what_a_plugin_adjusts_is_what_the_container_gets() -> Result<()> {
+    let socket = Socket::new("adjust");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let share = husk.share("from-plugin")?;
+        std::fs::write(share.join("file"), "mounted")?;
+        let source = share.display().to_string();
+        let record = Record::default();
+        let answer = on("CreateContainer", move |_| {
+            adjust(|adjustment| {
+                let mut mount = Fields::default();
+                mount
+                    .put_text(1, "/from-plugin")
+                    .put_text(2, "bind")
+                    .put_text(3, &source);
+                mount.put_text(4, "rbind").put_text(4, "ro");
+                let mut limit = Fields::default();
+                limit
+                    .put_text(1, "RLIMIT_CORE")
+                    .put_number(2, 4096)
+                    .put_number(3, 4096);
+                let mut linux = Fields::default();
+                linux.put_message(2, &shares(77)).put_message(4, &value(123));
+                adjustment
+                    .put_message(2, &pair("example.com/note", "hello"))
+                    .put_message(3, &mount)
+                    .put_message(4, &pair("FROM_PLUGIN", "yes"))
+                    .put_message(6, &linux)
+                    .put_message(7, &limit);
+            })
+        });
+        let _plugin = Plugin::join(&socket.0, "10-adjust", ALL, &record, answer).await?;
+        let pod = husk.cri.pod(husk.pod_config("adjust")).await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+
+        ensure!(husk.cri.sh(&id, "echo $FROM_PLUGIN").await? == "yes");
+        ensure!(husk.cri.sh(&id, "cat /from-plugin/file").await? == "mounted");
+        let written = husk.cri.exec_sync(&id, &["touch", "/from-plugin/x"], 60).await?;
+        ensure!(written.exit_code != 0, "the mount is read-only");
+        ensure!(husk.cri.sh(&id, "cat /proc/1/oom_score_adj").await? == "123");
+        let limits = husk.cri.sh(&id, "grep core /proc/1/limits").await?;
+        ensure!(limits.contains("4096"), "{limits}");
+        ensure!(shares_of(husk, &id).await? == 77);
+        let spec = &husk.cri.container_info(&id).await?["runtimeSpec"];
+        ensure!(spec["annotations"]["example.com/note"] == "hello", "{spec}");
+
+        // What is told afterwards is what was adjusted.
+        let events = recorded(&record);
+        let started = events
+            .iter()
+            .find(|e| e.method == "PostStartContainer")
+            .context("not started")?;
+        let env = started.request.message(2).texts(8);
+        ensure!(env.contains(&"FROM_PLUGIN=yes".to_owned()), "{env:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn hooks_of_a_plugin_run_when_they_should() -> Result<()> {
+    let socket = Socket::new("hooks");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let share = husk.share("hooks")?;
+        let out = share.join("ran");
+        let script = share.join("hook.sh");
+        // Each hook writes its name and the status it was told.
+        let text = r#"#!/bin/sh
+status=$(sed 's/.*"status":"\([a-z]*\)".*/\1/')
+echo "$2 $status" >> "$1"
+"#;
+        std::fs::write(&script, text)?;
+        std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+        let (path, target) = (script.display().to_string(), out.display().to_string());
+        let hook = move |name: &str| {
+            let mut hook = Fields::default();
+            hook.put_text(1, &path)
+                .put_text(2, "hook")
+                .put_text(2, &target)
+                .put_text(2, name);
+            hook.put_text(3, "PATH=/usr/bin:/bin");
+            hook
+        };
+        let answer = on("CreateContainer", move |_| {
+            let mut hooks = Fields::default();
+            for (field, name) in [
+                (2, "createRuntime"),
+                (3, "createContainer"),
+                (5, "poststart"),
+                (6, "poststop"),
+            ] {
+                hooks.put_message(field, &hook(name));
+            }
+            adjust(|a| {
+                a.put_message(5, &hooks);
+            })
+        });
+        let _plugin = Plugin::join(&socket.0, "10-hooks", ALL, &Record::default(), answer).await?;
+        let pod = husk.cri.pod(husk.pod_config("hooks")).await?;
+        let ran = || -> Result<Vec<String>> {
+            let text = std::fs::read_to_string(&out)?;
+            Ok(text
+                .lines()
+                .filter(|l| !l.is_empty())
+                .map(str::to_owned)
+                .collect())
+        };
+        let id = husk.cri.create(&pod, sleeper("main", &image)).await?;
+        let created = ran()?;
+        ensure!(
+            created == ["createRuntime creating", "createContainer creating"],
+            "{created:?}"
+        );
+        husk.cri.start(&id).await?;
+        ensure!(
+            ran()?.last().is_some_and(|l| l == "poststart running"),
+            "{:?}",
+            ran()?
+        );
+        husk.cri.remove(&id).await?;
+        ensure!(
+            ran()?.last().is_some_and(|l| l == "poststop stopped"),
+            "{:?}",
+            ran()?
+        );
+        ensure!(ran()?.len() == 4);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn two_plugins_that_disagree_keep_the_container_from_being_made() -> Result<()> {
+    let socket = Socket::new("conflict");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let record = Record::default();
+        let set = || {
+            on("CreateContainer", |_| {
+                adjust(|a| {
+                    a.put_message(4, &pair("KEY", "x"));
+                })
+            })
+        };
+        let _one = Plugin::join(&socket.0, "10-one", ALL, &record, set()).await?;
+        let two = Plugin::join(&socket.0, "20-two", ALL, &record, set()).await?;
+        let pod = husk.cri.pod(husk.pod_config("conflict")).await?;
+        let refusal = husk.cri.create(&pod, sleeper("main", &image)).await;
+        let refusal = refusal.err().context("the container was made")?;
+        for word in ["10-one", "20-two", "KEY"] {
+            ensure!(refusal.message().contains(word), "{refusal}");
+        }
+        ensure!(husk.cri.list(None).await?.is_empty());
+        // Both were told of a creation, so both are told that nothing came of it.
+        let removed = two
+            .events()
+            .iter()
+            .filter(|e| e.method == "RemoveContainer")
+            .count();
+        ensure!(removed == 2, "{removed} of 2 plugins were told");
+        ensure!(!two.events().iter().any(|e| e.method == "StartContainer"));
+        drop(two);
+        eventually("a container once the second plugin is gone", async || {
+            Ok(husk.cri.create(&pod, sleeper("main", &image)).await.ok())
+        })
+        .await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_judge_can_reject_and_sees_who_set_what() -> Result<()> {
+    let socket = Socket::new("judge");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let record = Record::default();
+        let set = on("CreateContainer", |_| {
+            adjust(|a| {
+                a.put_message(4, &pair("KEY", "x"));
+            })
+        });
+        let _one = Plugin::join(&socket.0, "10-one", ALL, &record, set).await?;
+        let reject = on("ValidateContainerAdjustment", |_| {
+            let mut response = Fields::default();
+            response.put_number(1, 1).put_text(2, "no KEY here");
+            Answer::Say(response)
+        });
+        let judge = Plugin::join(&socket.0, "00-judge", ALL, &record, reject).await?;
+        let pod = husk.cri.pod(husk.pod_config("judge")).await?;
+        let refusal = husk
+            .cri
+            .create(&pod, sleeper("main", &image))
+            .await
+            .refused_with(Code::PermissionDenied)?;
+        ensure!(refusal.message().contains("no KEY here"), "{refusal}");
+        ensure!(husk.cri.list(None).await?.is_empty());
+        let events = judge.events();
+        let asked = events.iter().find(|e| e.method == "ValidateContainerAdjustment");
+        let asked = &asked.context("the judge was not asked")?.request;
+        ensure!(asked.message(3).message(4) == pair("KEY", "x"), "{asked:?}");
+        // OwningPlugins: by container, then field 6 (the environment), then key.
+        let fields = asked.message(5).message(1).message(2);
+        let env = fields.message(2);
+        ensure!(
+            env.number(1) == 6 && env.message(2).message(1) == pair("KEY", "10-one"),
+            "{fields:?}"
+        );
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn limits_change_when_kubelet_or_a_plugin_wants_it() -> Result<()> {
+    let socket = Socket::new("update");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let record = Record::default();
+        // Whatever kubelet wants, this one makes 55 of it.
+        let answer = on("UpdateContainer", |event| {
+            let mut response = Fields::default();
+            response.put_message(1, &update(&event.container(), 55));
+            Answer::Say(response)
+        });
+        let plugin = Plugin::join(&socket.0, "10-limits", ALL, &record, answer).await?;
+        let pod = husk.cri.pod(husk.pod_config("update")).await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+
+        let mut request = Fields::default();
+        request
+            .put_message(1, &update(&id, 200))
+            .put_message(1, &update("no-such-container", 2));
+        let failed = plugin.call("UpdateContainers", request).await?.messages(1);
+        ensure!(
+            failed.len() == 1 && failed[0].text(1) == "no-such-container",
+            "{failed:?}"
+        );
+        ensure!(shares_of(husk, &id).await? == 200);
+
+        let request = UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(LinuxContainerResources {
+                cpu_shares: 300,
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        husk.cri.runtime().update_container_resources(request).await?;
+        ensure!(shares_of(husk, &id).await? == 55);
+        let methods: Vec<_> = plugin.events().into_iter().map(|e| e.method).collect();
+        ensure!(
+            methods.ends_with(&["UpdateContainer".into(), "PostUpdateContainer".into()]),
+            "{methods:?}"
+        );
+
+        let unknown = plugin.call("NoSuchMethod", Fields::default()).await;
+        ensure!(unknown.is_err_and(|e| e.to_string().starts_with("12: ")));
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_plugin_can_evict_a_container() -> Result<()> {
+    let socket = Socket::new("evict");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let plugin = Plugin::join(&socket.0, "10-evict", ALL, &Record::default(), consent).await?;
+        let pod = husk.cri.pod(husk.pod_config("evict")).await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+        let mut request = Fields::default();
+        request.put_message(2, &pair(&id, "too greedy"));
+        plugin.call("UpdateContainers", request).await?;
+        husk.cri.wait_exit(&id).await?;
+        Ok(())
+    })
+    .await
+}
