@@ -37,6 +37,7 @@ impl World {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            late_hooks: false,
         };
         let status = ContainerStatus {
             state,
