@@ -68,6 +68,10 @@ impl Runtime {
     ) -> Result<ContainerId> {
         let pod = self.find_pod(pod)?;
         inputs::check(&config, &pod.config)?;
+        // To wait for it would let plugins that still look at the pod see a container in it.
+        if pod.state() == PodState::Creating {
+            return Err(not_ready(&pod).context(format!("create container {:?}", config.metadata.name)));
+        }
         let key = (pod.id.clone(), config.metadata.clone());
         let begin = self.container_operations.begin(
             key,
@@ -309,11 +313,12 @@ impl Runtime {
 fn ready_supervisor(pod: &Pod) -> Result<Supervisor> {
     match (pod.state(), pod.supervisor()) {
         (PodState::Ready, Some(supervisor)) => Ok(supervisor),
-        _ => Err(Error::precondition(format!(
-            "pod sandbox {} is not ready",
-            pod.id
-        ))),
+        _ => Err(not_ready(pod)),
     }
+}
+
+fn not_ready(pod: &Pod) -> Error {
+    Error::precondition(format!("pod sandbox {} is not ready", pod.id))
 }
 
 /// The program for a spec's seccomp profile, compiled once for each profile.
