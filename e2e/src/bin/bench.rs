@@ -10,9 +10,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use husk_e2e::config::{PodConfigExt, container};
+use husk_e2e::config::{PodConfigExt, container, labels};
 use husk_e2e::husk::shared_busybox;
-use husk_e2e::v1::PodSandboxConfig;
+use husk_e2e::v1::{PodSandboxConfig, PodSandboxFilter};
 use husk_e2e::{Cri, Options, Pod, process, run_with};
 
 /// What to measure.
@@ -21,6 +21,8 @@ struct Plan {
     image: Option<String>,
     runs: usize,
     fill: usize,
+    /// Containers that have ended, ten to a pod, to be listed; 0 leaves that out.
+    listed: usize,
     workers: usize,
     own_network: bool,
 }
@@ -32,6 +34,7 @@ impl Plan {
             image: None,
             runs: 100,
             fill: 100,
+            listed: 0,
             workers: 10,
             own_network: true,
         };
@@ -43,11 +46,12 @@ impl Plan {
                 "--image" => plan.image = Some(value()?),
                 "--runs" => plan.runs = value()?.parse()?,
                 "--fill" => plan.fill = value()?.parse()?,
+                "--listed" => plan.listed = value()?.parse()?,
                 "--workers" => plan.workers = value()?.parse()?,
                 "--host-network-only" => plan.own_network = false,
                 _ => bail!(
                     "unknown argument {flag}\n\
-                     usage: husk-bench [--socket PATH --image REF] [--runs 100] [--fill 100] [--workers 10] \
+                     usage: husk-bench [--socket PATH --image REF] [--runs 100] [--fill 100] [--listed 0] [--workers 10] \
                      [--host-network-only]"
                 ),
             }
@@ -122,6 +126,9 @@ impl Bench<'_> {
             "", "n", "median ms", "p99 ms", "max ms"
         );
         self.cri.pull(&self.image).await.context("pull the image")?;
+        if self.plan.listed > 0 {
+            return self.lists().await;
+        }
         self.floor();
         self.lives(false).await?;
         if self.plan.own_network {
@@ -285,6 +292,60 @@ impl Bench<'_> {
         Ok(())
     }
 
+    /// kubelet's view of a full node: what its lists cost, whole and for one pod, and what relisting every second costs
+    /// the daemon. Nothing else is measured with it.
+    async fn lists(&self) -> Result<()> {
+        let mut pods = Vec::new();
+        while pods.len() * 10 < self.plan.listed {
+            let pod = self.cri.pod(self.pod_config(false)).await?;
+            for n in 0..10 {
+                let config = container(&format!("c{n}"), &self.image, &["true"]);
+                self.cri.launch(&pod, config).await?;
+            }
+            pods.push(pod);
+        }
+        let uid = pods
+            .first()
+            .and_then(|p| p.config.metadata.clone())
+            .map(|m| m.uid);
+        let label_selector = labels(&[("io.kubernetes.pod.uid", uid.as_deref().unwrap_or_default())]);
+        let mut times: [Times; 3] = Default::default();
+        for _ in 0..self.plan.runs {
+            times[0].of(self.cri.list(None)).await?;
+            times[1].of(self.cri.list_pods(None)).await?;
+            let filter = PodSandboxFilter {
+                label_selector: label_selector.clone(),
+                ..Default::default()
+            };
+            times[2].of(self.cri.list_pods(Some(filter))).await?;
+        }
+        times[0].print(&format!("ListContainers with {} containers", pods.len() * 10));
+        times[1].print(&format!("ListPodSandbox with {} pods", pods.len()));
+        times[2].print("ListPodSandbox of one pod by its uid label");
+        let pid = tokio::net::UnixStream::connect(self.socket)
+            .await?
+            .peer_cred()?
+            .pid();
+        let (pid, seconds) = (pid.context("the daemon has no pid")?, 20);
+        let before = ticks(pid)?;
+        for _ in 0..seconds {
+            let next = Instant::now() + Duration::from_secs(1);
+            self.cri.list(None).await?;
+            self.cri.list_pods(None).await?;
+            tokio::time::sleep_until(next.into()).await;
+        }
+        // Linux counts in hundredths of a second whatever its timer.
+        let share = (ticks(pid)? - before) as f64 / f64::from(seconds);
+        println!(
+            "{:<58}{share:>11.2} % of a core",
+            "the daemon, both lists every second"
+        );
+        for pod in &pods {
+            self.removed(pod).await?;
+        }
+        Ok(())
+    }
+
     async fn weigh(&self, pods: &[(Pod, String)]) -> Result<()> {
         let stream = tokio::net::UnixStream::connect(self.socket).await?;
         if let Some(pid) = stream.peer_cred()?.pid() {
@@ -318,6 +379,15 @@ impl Bench<'_> {
         );
         Ok(())
     }
+}
+
+/// CPU time of a process, in hundredths of a second.
+fn ticks(pid: i32) -> Result<u64> {
+    let stat = String::from_utf8_lossy(&process::file(pid, "stat")).into_owned();
+    let after = stat.rsplit_once(") ").context("no such process")?.1;
+    let mut fields = after.split(' ').skip(11);
+    let mut next = || -> Result<u64> { Ok(fields.next().context("short stat")?.parse()?) };
+    Ok(next()? + next()?)
 }
 
 /// The value of `<key>: <number> kB`.
