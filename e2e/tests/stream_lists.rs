@@ -113,12 +113,12 @@ async fn a_stream_is_its_list() -> Result<()> {
 
 /// Containers that never start, with annotations that make the list larger than a message may be.
 async fn crowd(husk: &Husk) -> Result<usize> {
-    const CONTAINERS: usize = 24;
+    const CONTAINERS: usize = 48;
     let image = husk.busybox().await?;
     let pod = husk.cri.pod(husk.pod_config("crowd")).await?;
     for n in 0..CONTAINERS {
         let mut config = container(&format!("c{n}"), &image, &["true"]);
-        config.annotations = labels(&[("bulk", &"x".repeat(900 << 10))]);
+        config.annotations = labels(&[("bulk", &"x".repeat(400 << 10))]);
         husk.cri.create(&pod, config.limited(|_| ())).await?;
     }
     Ok(CONTAINERS)
@@ -184,7 +184,7 @@ async fn clients_that_stop_reading_cost_next_to_nothing() -> Result<()> {
             stream.message().await?.context("no first message")?;
             idle.push((cri, stream));
         }
-        // Thirty whole lists would be more than 600 MiB.
+        // Thirty whole lists would be more than 500 MiB.
         let grown = resident(husk)?.saturating_sub(before);
         ensure!(grown < 300 << 10, "thirty idle streams took {} MiB", grown >> 10);
         drop(idle);
