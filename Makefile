@@ -11,8 +11,8 @@ CARGO ?= cargo
 BUILT := $(or $(CARGO_TARGET_DIR),target)/x86_64-unknown-linux-gnu
 # What the tests drive, beyond Rust and a C compiler: a registry, images' contents, CNI plugins, and tools to look
 # at the node with. husk itself needs none of it.
-PACKAGES := busybox-static ca-certificates containernetworking-plugins debootstrap docker-registry iproute2 iptables \
-	mount nftables openssl procps protobuf-compiler tar util-linux
+PACKAGES := busybox-static ca-certificates containernetworking-plugins crun debootstrap docker-registry iproute2 \
+	iptables mount nftables openssl procps protobuf-compiler runc tar util-linux
 
 PREFIX ?= /usr/local
 SYSCONFDIR ?= /etc

@@ -28,6 +28,7 @@ use crate::host::Host;
 use crate::image::{ImageConfig, ImageStore};
 use crate::network::{BuiltinConfig, Network, NetworkConfig};
 use crate::nri::{self, Nri};
+use crate::pod::handler::Handlers;
 use crate::pod::launcher::{self, Launcher};
 use crate::pod::{Parts, Runtime};
 use crate::state::Db;
@@ -60,6 +61,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let db = Db::open(&config.root.join("husk.db"))?;
     let images = ImageStore::open(image_config(&config), db.clone())?;
     let network = Network::start(network_config(&config)?).await?;
+    let handlers = Handlers::probe(&config, &host).await;
     let runtime = Runtime::new(Parts {
         config: config.clone(),
         host,
@@ -68,6 +70,7 @@ pub async fn serve(config: Config) -> Result<()> {
         network: Arc::clone(&network),
         db,
         launcher: launcher.clone(),
+        handlers,
     })?;
     runtime.recover().await?;
     let stats = Stats::new(Arc::clone(&runtime), Arc::clone(&cgroups), Arc::clone(&network));
@@ -110,7 +113,11 @@ async fn id_maps_problem(launcher: &Launcher, root: &Path) -> Option<String> {
 /// Without pods nothing of husk is in its own cgroups any more, and the next daemon makes them anew.
 fn remove_cgroups(config: &Config, cgroups: &Cgroups) {
     for path in [supervisors_path(config), config.cgroup.parent.clone()] {
-        if let Err(error) = cgroups.open(&path).remove() {
+        let removed = cgroups
+            .open(&path)
+            .remove()
+            .and_then(|()| cgroups.remove_unused(&path));
+        if let Err(error) = removed {
             warn!(%error, "cgroup could not be removed");
         }
     }

@@ -381,6 +381,8 @@ fn each_power_has_one_place() {
             &["Command"],
             &[
                 "pod/launcher",
+                "pod/handler/probe",
+                "pod/criu",
                 "network",
                 "image/verifier",
                 "cli/demo",

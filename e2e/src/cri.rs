@@ -127,6 +127,19 @@ impl Cri {
             .pod_sandbox_id)
     }
 
+    /// RunPodSandbox with a handler; returns the pod with its configuration.
+    pub async fn pod_by(&self, handler: &str, config: PodSandboxConfig) -> Result<Pod, Status> {
+        let request = RunPodSandboxRequest {
+            config: Some(config.clone()),
+            runtime_handler: handler.into(),
+        };
+        let reply = self.runtime().run_pod_sandbox(request).await?.into_inner();
+        Ok(Pod {
+            id: reply.pod_sandbox_id,
+            config,
+        })
+    }
+
     /// RunPodSandbox; returns the pod with its configuration.
     pub async fn pod(&self, config: PodSandboxConfig) -> Result<Pod, Status> {
         Ok(Pod {

@@ -17,6 +17,7 @@ mod events;
 mod exec;
 mod exec_errors;
 mod exits;
+mod handlers;
 mod hostile;
 mod image_volumes;
 mod images;

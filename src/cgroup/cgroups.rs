@@ -35,6 +35,8 @@ pub struct Cgroups(Arc<Inner>);
 struct Inner {
     driver: Driver,
     mounts: Mounts,
+    /// Hierarchies that husk makes nothing in.
+    unused: Vec<PathBuf>,
     enabled: Enabled,
 }
 
@@ -51,6 +53,7 @@ impl Cgroups {
         let mounts = mounts::find(&root)?;
         Ok(Self(Arc::new(Inner {
             driver,
+            unused: mounts::unused(&root, &mounts),
             mounts,
             enabled: Enabled::default(),
         })))
@@ -112,6 +115,17 @@ impl Cgroups {
             Ok(place) => self.tree(&place.path).into(),
             Err(e) => Tree::Nowhere(e).into(),
         }
+    }
+
+    /// Removes the cgroup at `path` from the hierarchies that husk makes nothing in: OCI runtimes do. Fine if there is
+    /// none.
+    ///
+    /// # Errors
+    /// As [`Cgroup::remove`].
+    pub fn remove_unused(&self, path: &str) -> Result<()> {
+        let path = self.place(path)?.path;
+        let dirs: Vec<PathBuf> = self.0.unused.iter().map(|mount| mount.join(&path)).collect();
+        remove::remove(dirs.iter().map(PathBuf::as_path))
     }
 
     /// The path of a container's cgroup below `parent`, which is what kubelet names or [`Cgroups::pod_path`] makes.

@@ -42,6 +42,26 @@ pub(super) fn find(root: &Path) -> Result<Mounts> {
         })
 }
 
+/// Mount points of hierarchies below `root` that husk makes nothing in: named ones, and the version 2 hierarchy beside
+/// version 1 controllers.
+pub(super) fn unused(root: &Path, used: &Mounts) -> Vec<PathBuf> {
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    unused_of(&table, root, used)
+}
+
+fn unused_of(table: &str, root: &Path, used: &Mounts) -> Vec<PathBuf> {
+    let Mounts::V1(used) = used else {
+        return Vec::new();
+    };
+    table
+        .lines()
+        .filter_map(Mount::parse)
+        .filter(|m| matches!(m.kind, "cgroup" | "cgroup2") && m.point.starts_with(root))
+        .map(|m| m.point)
+        .filter(|point| !used.iter().any(|h| h.mount == *point))
+        .collect()
+}
+
 /// `named`: take hierarchies without a controller too. They only matter where systemd tracks services with one.
 fn from_mountinfo(table: &str, root: &Path, named: bool) -> Option<Mounts> {
     let mut v1: Vec<Hierarchy> = Vec::new();
@@ -154,6 +174,18 @@ mod tests {
             ]
         );
         assert!(found[0].controllers.contains(Controller::Cpuacct));
+    }
+
+    #[test]
+    fn what_is_not_used_is_known_all_the_same() {
+        let root = Path::new("/sys/fs/cgroup");
+        let used = from_mountinfo(HYBRID, root, false).unwrap();
+        let unused = unused_of(HYBRID, root, &used);
+        assert_eq!(
+            unused,
+            ["/sys/fs/cgroup/systemd", "/sys/fs/cgroup/unified"].map(PathBuf::from)
+        );
+        assert!(unused_of(HYBRID, root, &Mounts::V2(root.to_owned())).is_empty());
     }
 
     #[test]

@@ -149,6 +149,21 @@ impl Config {
         if self.stream.creation_timeout_secs == 0 {
             return Err(Error::invalid("stream.creation_timeout_secs must be at least 1"));
         }
+        for (name, handler) in &self.runtime {
+            handler.check(name)?;
+        }
+        let defaults: Vec<_> = self
+            .runtime
+            .iter()
+            .filter(|(_, h)| h.default)
+            .map(|(n, _)| n.as_str())
+            .collect();
+        if defaults.len() > 1 {
+            return Err(Error::invalid(format!(
+                "runtime handlers {} are all marked default: only one can be",
+                defaults.join(", ")
+            )));
+        }
         Ok(())
     }
 }

@@ -5,15 +5,18 @@
 //! key with its default; a test keeps the two in step.
 
 mod load;
+mod runtime;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 pub use load::load;
+pub use runtime::{BUILTIN, Handler};
 pub use stream::Stream;
 
 /// The whole configuration.
@@ -44,6 +47,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// Traces.
     pub telemetry: Telemetry,
+    /// Runtime handlers by name.
+    pub runtime: BTreeMap<String, Handler>,
 }
 
 /// `[log]`
@@ -218,6 +223,7 @@ impl Default for Config {
             nri: Nri::default(),
             metrics: Metrics::default(),
             telemetry: Telemetry::default(),
+            runtime: BTreeMap::new(),
         }
     }
 }

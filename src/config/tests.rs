@@ -57,10 +57,31 @@ fn impossible_values_are_refused() {
         "[log]\nformat = \"xml\"",
         "[nri]\nenabled = true\nsocket = \"nri.sock\"",
         "[nri]\nplugin_request_timeout_secs = 0",
+        "[runtime.runc]\npath = \"runc\"",
+        "[runtime.runc]\nroot = \"/run/runc\"",
+        "[runtime.husk]\npath = \"/usr/sbin/runc\"",
+        "[runtime.\"A b\"]\npath = \"/usr/sbin/runc\"",
+        "[runtime.a]\ndefault = true\n[runtime.b]\ndefault = true",
     ] {
         std::fs::write(&file, text).unwrap();
         assert!(load(&file, true).is_err(), "{text}");
     }
+}
+
+#[test]
+fn handlers_are_tables_of_their_own_and_as_strict() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    std::fs::write(
+        &file,
+        "[runtime.runc]\npath = \"/usr/sbin/runc\"\n[runtime.husk]\ncgroup_writable = true\n",
+    )
+    .unwrap();
+    let config = load(&file, true).unwrap();
+    assert!(!config.runtime["runc"].is_builtin() && config.runtime["husk"].is_builtin());
+    std::fs::write(&file, "[runtime.runc]\npth = \"/usr/sbin/runc\"\n").unwrap();
+    let message = load(&file, true).unwrap_err().to_string();
+    assert!(message.contains("did you mean `path`?"), "{message}");
 }
 
 #[test]

@@ -134,6 +134,8 @@ impl Launch {
                     self.executing = true;
                     continue;
                 }
+                // Not said by a process that runs a plan.
+                Received::Message(Message::Process { .. } | Message::Done, _) => continue,
                 Received::Message(Message::Failed(error), _) => Err(*error),
                 // The socket is closed by execve, or by the end of the process.
                 Received::Closed if self.executing => Ok(Progress::Running),

@@ -29,6 +29,10 @@ pub(super) enum Message {
     Ready { notes: Vec<String> },
     /// The next thing is execve: if the socket closes now, it worked.
     Executing,
+    /// An OCI runtime has made a process, whose pidfd comes along.
+    Process { pid: i32 },
+    /// What was asked of an OCI runtime is done.
+    Done,
     /// It is over.
     Failed(Box<LaunchError>),
 }

@@ -41,6 +41,7 @@ mod namespaces;
 mod path;
 mod program;
 mod rootfs;
+pub mod runtime;
 mod scratch;
 mod start;
 mod streams;

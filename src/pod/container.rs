@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::spec::plan::RuntimePlan;
 use crate::types::{ContainerConfig, ContainerId, ContainerState, Digest, PodId, Resources};
 
 use super::encoded::Encoded;
@@ -55,6 +56,9 @@ pub struct ContainerFacts {
     pub gid: u32,
     /// Further groups.
     pub groups: Vec<u32>,
+    /// The OCI runtime that made it; `None` for husk's own executor.
+    #[serde(default)]
+    pub runtime: Option<RuntimePlan>,
 }
 
 /// An image mounted in a container. It stays on the node for as long as the container does.

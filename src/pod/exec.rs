@@ -140,6 +140,9 @@ impl Runtime {
         if tty {
             name_terminal(&mut process);
         }
+        if container.facts.runtime.is_some() {
+            return serde_json::to_vec(&process).context("encode process");
+        }
         let plan = plan::exec(
             &spec,
             &process,

@@ -201,10 +201,14 @@ impl Runtime {
     }
 
     pub(super) async fn remove_cgroup(&self, container: &Container) {
-        let cgroup = self.parts.cgroups.open(&container.facts.cgroup_path);
+        let path = &container.facts.cgroup_path;
+        let cgroup = self.parts.cgroups.open(path);
+        let unused = container.facts.runtime.is_some().then(|| path.clone());
+        let cgroups = Arc::clone(&self.parts.cgroups);
         let removed = blocking(move || {
             cgroup.kill()?;
-            cgroup.remove()
+            cgroup.remove()?;
+            unused.map_or(Ok(()), |path| cgroups.remove_unused(&path))
         });
         if let Err(error) = removed.await {
             warn!(container = ?container.id(), %error, "cgroup could not be removed");

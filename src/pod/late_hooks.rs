@@ -51,6 +51,10 @@ pub(super) fn any(spec: &Spec) -> bool {
 impl Runtime {
     /// Runs the hooks of a stage. One that fails changes nothing but the log.
     pub(super) async fn run_late_hooks(&self, stage: Stage, container: &Container) {
+        // An OCI runtime runs them itself.
+        if container.facts.runtime.is_some() {
+            return;
+        }
         if !container.facts.late_hooks {
             return;
         }

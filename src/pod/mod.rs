@@ -11,9 +11,11 @@
 
 pub mod adopt;
 pub mod bounds;
+pub mod checkpoint;
 pub mod client;
 pub mod container;
 pub mod create;
+pub mod criu;
 pub mod devices;
 mod difference;
 pub mod encoded;
@@ -23,6 +25,7 @@ pub mod exits;
 pub mod files;
 #[doc(hidden)]
 pub mod fuzz;
+pub mod handler;
 pub mod index;
 pub mod interactive;
 mod late_hooks;
@@ -58,6 +61,7 @@ use tracing::Instrument;
 
 use adopt::Operations;
 use container::Container;
+use handler::Handlers;
 use index::{Found, Index};
 use launcher::Launcher;
 use paths::Paths;
@@ -79,6 +83,8 @@ pub struct Parts {
     pub db: Db,
     /// Starter of supervisors.
     pub launcher: Launcher,
+    /// Runtime handlers.
+    pub handlers: Handlers,
 }
 
 /// Pods and containers of this node.
@@ -124,6 +130,11 @@ impl Runtime {
     /// The configuration.
     pub fn config(&self) -> &Config {
         &self.parts.config
+    }
+
+    /// The runtime handlers.
+    pub fn handlers(&self) -> &Handlers {
+        &self.parts.handlers
     }
 
     /// The node.

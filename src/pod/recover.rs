@@ -192,10 +192,13 @@ impl Runtime {
         self.parts.images.collect();
         self.collect_run_directories(&pods).await;
         let (paths, known) = (self.paths.clone(), containers);
+        let roots = self.parts.handlers.own_roots(&self.parts.config.run);
         let removed = blocking(move || {
-            remove_unknown(&paths.containers(), |name| {
-                ContainerId::parse(name).is_some_and(|id| known.contains(&id))
-            })?;
+            let is_known = |name: &str| ContainerId::parse(name).is_some_and(|id| known.contains(&id));
+            remove_unknown(&paths.containers(), is_known)?;
+            for root in roots {
+                remove_unknown(&root, is_known)?;
+            }
             remove_unknown(&paths.trash(), |_| false)
         });
         if let Err(error) = removed.await {

@@ -52,6 +52,10 @@ impl Runtime {
         let layer = self.paths.container(container.id());
         let run = self.paths.container_run(&container.facts.pod, container.id());
         self.discard(layer, container.id().as_str()).await?;
+        if let Some(runtime) = &container.facts.runtime {
+            // Left only where no supervisor could have the runtime delete it.
+            remove_if_there(&runtime.root.join(container.id().as_str()))?;
+        }
         remove_if_there(&run)
     }
 
@@ -112,9 +116,14 @@ impl Runtime {
     /// Removes the cgroup that husk made for a pod whose client named none.
     async fn remove_pod_cgroup(&self, pod: &Pod) {
         if pod.config.cgroup_parent.is_empty() {
-            let cgroup = self.parts.cgroups.open(&self.cgroup_parent(pod));
+            let path = self.cgroup_parent(pod);
+            let cgroups = Arc::clone(&self.parts.cgroups);
             // It may have to wait for the last process to be gone.
-            if let Err(error) = blocking(move || cgroup.remove()).await {
+            let removed = blocking(move || {
+                cgroups.open(&path).remove()?;
+                cgroups.remove_unused(&path)
+            });
+            if let Err(error) = removed.await {
                 warn!(pod = ?pod.id, %error, "cgroup of the pod could not be removed");
             }
         }

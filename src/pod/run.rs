@@ -33,6 +33,7 @@ impl Runtime {
     pub async fn run_pod(self: &Arc<Self>, realm: Realm, config: PodConfig) -> Result<PodId> {
         check(&config)?;
         self.check_user_namespace(&config)?;
+        self.check_handler(&config)?;
         let key = (realm, config.metadata.clone());
         let begin = self.pod_operations.begin(
             key,
@@ -62,6 +63,22 @@ impl Runtime {
         Err(Error::precondition(format!(
             "the pod asks for a user namespace: {why}"
         )))
+    }
+
+    /// Refuses a handler that is not there, cannot be run, or cannot do what is asked for.
+    fn check_handler(&self, config: &PodConfig) -> Result<()> {
+        let handler = self.parts.handlers.find(&config.runtime_handler)?;
+        let user = config.security.namespaces.user.as_ref();
+        if user.is_some_and(|u| u.mode == NamespaceMode::Pod) && !handler.features.user_namespaces {
+            return Err(Error::new(
+                Kind::Unimplemented,
+                format!(
+                    "runtime handler {:?} has no user namespaces on this node",
+                    handler.name
+                ),
+            ));
+        }
+        handler.check()
     }
 
     /// What an earlier call with this name left: its pod, whatever became of it, if it is the one asked for now. One that
@@ -237,6 +254,12 @@ impl Runtime {
                 .userns_fd
                 .map(|fd| format!("/proc/{}/fd/{fd}", spawned.pid).into()),
             shm: self.shm_source(pod, spawned.pid, greeting.shm_fd)?,
+            handler: self
+                .parts
+                .handlers
+                .find(&pod.config.runtime_handler)?
+                .name
+                .clone(),
         };
         pod.status_mut().supervisor = Some(Supervisor {
             client: spawned.client,
@@ -300,12 +323,6 @@ pub(super) fn check(config: &PodConfig) -> Result<()> {
         return Err(Error::invalid(
             "sandbox config: metadata needs name, namespace and uid",
         ));
-    }
-    if !matches!(config.runtime_handler.as_str(), "" | "husk") {
-        return Err(Error::invalid(format!(
-            "runtime handler {:?} is not known; husk has \"\" and \"husk\"",
-            config.runtime_handler
-        )));
     }
     let ns = &config.security.namespaces;
     for (kind, mode) in [("network", ns.network), ("ipc", ns.ipc)] {

@@ -90,6 +90,8 @@ pub struct SupervisorFacts {
     pub selinux_level: String,
     /// Source of `/dev/shm` for the pod's containers.
     pub shm: PathBuf,
+    /// Runtime handler of its containers, by its own name; empty if the pod was made before there were others.
+    pub handler: String,
 }
 
 /// A pod as the database keeps it.

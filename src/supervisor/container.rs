@@ -80,6 +80,10 @@ pub struct ExecProcess {
 impl ExecProcess {
     /// Kills it with all descendants, as far as it has a cgroup to find them in.
     pub fn kill(&self) -> Result<()> {
+        if self.pending.is_some() {
+            // What an OCI runtime is still making is not in there yet.
+            signal(&self.pidfd, 9, &format!("exec {}", self.exec_id))?;
+        }
         match &self.cgroup {
             Some(cgroup) => cgroup.kill(),
             None => signal(&self.pidfd, 9, &format!("exec {}", self.exec_id)),
@@ -131,6 +135,12 @@ pub struct Container {
     pub oom_seen: bool,
     /// Tells when the OOM counter may have moved.
     pub oom_watch: Option<Watched>,
+    /// How it ended while its OCI runtime had not yet said that it runs: exit code and signal.
+    pub early_end: Option<(i32, Option<i32>)>,
+    /// Its OCI runtime is deleting it.
+    pub deleting: bool,
+    /// Who waits for it to be forgotten after that.
+    pub removal: Vec<Ticket>,
 }
 
 /// Most bytes read from a stream at the end of a container before its end is told. More than any pipe holds: what the

@@ -197,6 +197,7 @@ impl Launching for FakeLaunch {
                 Ok(Progress::Ready {
                     console: self.console.take(),
                     notes: vec!["fake".into()],
+                    process: None,
                 })
             }
         }

@@ -31,6 +31,8 @@ pub enum Token {
     Sink(u32, u32),
     /// A container's OOM counter moved.
     Oom(u32),
+    /// An order to an OCI runtime moves on, by serial number.
+    Order(u32),
 }
 
 /// Serial numbers of containers must stay below this to fit a token.
@@ -47,6 +49,7 @@ impl Token {
             Self::Output(c, s) => (5, c, u32::from(s)),
             Self::Sink(c, s) => (6, c, s),
             Self::Oom(c) => (7, c, 0),
+            Self::Order(o) => (8, o, 0),
         };
         (kind << 60) | (u64::from(owner) << 32) | u64::from(sub)
     }
@@ -63,6 +66,7 @@ impl Token {
             5 => Self::Output(owner, u8::try_from(sub).ok()?),
             6 => Self::Sink(owner, sub),
             7 => Self::Oom(owner),
+            8 => Self::Order(owner),
             _ => return None,
         })
     }
@@ -221,6 +225,7 @@ mod tests {
             Token::Output(3, 1),
             Token::Sink(1, u32::MAX),
             Token::Oom(9),
+            Token::Order(10),
         ] {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

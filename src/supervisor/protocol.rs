@@ -105,8 +105,10 @@ pub struct PodSpawn {
 /// Makes a container up to the gate.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CreateContainer {
-    /// `LaunchPlan` as JSON.
+    /// `LaunchPlan` as JSON; empty if an OCI runtime makes the container.
     pub plan_json: Vec<u8>,
+    /// `RuntimePlan` as JSON; empty for husk's own executor.
+    pub runtime_json: Vec<u8>,
     /// Absolute path of the log; `None` keeps none.
     pub log_path: Option<PathBuf>,
     /// Run on a terminal; the plan has to say so too.
@@ -132,7 +134,7 @@ pub struct CreateContainer {
 pub struct Exec {
     /// Name of the exec, unique within the container and safe as a file name.
     pub exec_id: String,
-    /// `ExecPlan` as JSON.
+    /// `ExecPlan` as JSON; for a container that an OCI runtime made, the OCI process.
     pub plan_json: Vec<u8>,
     /// Run on a terminal, whose master comes back.
     pub tty: bool,

@@ -5,11 +5,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::executor::runtime::{self, RuntimeExec, RuntimeLaunch, RuntimeProgress};
 use crate::executor::{self, ExecTarget};
-use crate::spec::plan::{ExecPlan, Hooks, LaunchPlan};
-use crate::types::{CgroupJoin, Error};
+use crate::spec::plan::{ExecPlan, Hooks, LaunchPlan, RuntimePlan};
+use crate::types::{CgroupJoin, ContainerId, Error, Kind};
 
-use super::protocol::Failure;
+use super::protocol::{Exec, Failure};
 
 /// The child's ends of its standard streams; what is `None` becomes `/dev/null`, or the terminal.
 #[derive(Debug, Default)]
@@ -44,9 +45,20 @@ pub enum Progress {
         console: Option<OwnedFd>,
         /// What could not be done but did not matter enough to fail.
         notes: Vec<String>,
+        /// The process that counts from now on, with its pidfd, if it is another than the one that was launched.
+        process: Option<(i32, OwnedFd)>,
     },
-    /// The program runs.
+    /// The program runs; an order is carried out.
     Running,
+}
+
+/// What a supervisor has an OCI runtime do with a container.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// Send a signal to the container's first process.
+    Kill(i32),
+    /// Forget the container.
+    Delete,
 }
 
 /// A process on its way from clone to exec.
@@ -86,6 +98,50 @@ pub trait Runner {
         target: &Target<'_>,
         stdio: Stdio,
     ) -> Result<Box<dyn Launching>, Failure>;
+    /// Has an OCI runtime make a container. The launched process is a helper until [`Progress::Ready`].
+    ///
+    /// # Errors
+    /// As [`Runner::launch`].
+    fn create_by_runtime(
+        &self,
+        _runtime_json: &[u8],
+        _id: &ContainerId,
+        _tty: bool,
+        _stdio: Stdio,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        Err(no_runtimes())
+    }
+    /// Has an OCI runtime run one more process in a container; the plan of `exec` is an OCI process, and the cgroup is
+    /// one of its own.
+    ///
+    /// # Errors
+    /// As [`Runner::launch`].
+    fn exec_by_runtime(
+        &self,
+        _runtime_json: &[u8],
+        _id: &ContainerId,
+        _exec: &Exec,
+        _cgroup: Option<CgroupJoin>,
+        _stdio: Stdio,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        Err(no_runtimes())
+    }
+    /// Gives an OCI runtime an order. It is carried out at [`Progress::Running`]; the launched process is a helper.
+    ///
+    /// # Errors
+    /// As [`Runner::launch`].
+    fn order_runtime(
+        &self,
+        _runtime_json: &[u8],
+        _id: &ContainerId,
+        _order: Order,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        Err(no_runtimes())
+    }
+}
+
+fn no_runtimes() -> Failure {
+    Failure::new(Kind::Unimplemented, "this runner knows no OCI runtimes")
 }
 
 /// The real runner.
@@ -120,6 +176,87 @@ impl Runner for Executor {
             hooks: Hooks::default(),
         }))
     }
+
+    fn create_by_runtime(
+        &self,
+        runtime_json: &[u8],
+        id: &ContainerId,
+        tty: bool,
+        stdio: Stdio,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        let launch = runtime::create(runtime_plan(runtime_json)?, id.as_str(), tty, &stdio.into());
+        Ok(Box::new(launch.map_err(failure)?))
+    }
+
+    fn exec_by_runtime(
+        &self,
+        runtime_json: &[u8],
+        id: &ContainerId,
+        exec: &Exec,
+        cgroup: Option<CgroupJoin>,
+        stdio: Stdio,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        let exec = RuntimeExec {
+            exec_id: &exec.exec_id,
+            process_json: &exec.plan_json,
+            tty: exec.tty,
+            cgroup,
+        };
+        let launch = runtime::exec(runtime_plan(runtime_json)?, id.as_str(), &exec, &stdio.into());
+        Ok(Box::new(launch.map_err(failure)?))
+    }
+
+    fn order_runtime(
+        &self,
+        runtime_json: &[u8],
+        id: &ContainerId,
+        order: Order,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        let plan = runtime_plan(runtime_json)?;
+        let launch = match order {
+            Order::Kill(signal) => runtime::kill(plan, id.as_str(), signal),
+            Order::Delete => runtime::delete(plan, id.as_str()),
+        };
+        Ok(Box::new(launch.map_err(failure)?))
+    }
+}
+
+fn runtime_plan(json: &[u8]) -> Result<RuntimePlan, Failure> {
+    parse(json, "plan for an OCI runtime")
+}
+
+impl Launching for RuntimeLaunch {
+    fn pid(&self) -> i32 {
+        RuntimeLaunch::pid(self)
+    }
+
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        RuntimeLaunch::pidfd(self)
+    }
+
+    fn sync_fd(&self) -> BorrowedFd<'_> {
+        RuntimeLaunch::sync_fd(self)
+    }
+
+    fn advance(&mut self) -> Result<Progress, Failure> {
+        Ok(match RuntimeLaunch::advance(self).map_err(failure)? {
+            RuntimeProgress::Pending => Progress::Pending,
+            RuntimeProgress::Ready {
+                process,
+                console,
+                notes,
+            } => Progress::Ready {
+                console,
+                notes,
+                process: Some(process),
+            },
+            RuntimeProgress::Done => Progress::Running,
+        })
+    }
+
+    fn open_gate(&mut self) -> Result<(), Failure> {
+        self.start().map_err(failure)
+    }
 }
 
 fn parse<T: serde::de::DeserializeOwned>(json: &[u8], what: &str) -> Result<T, Failure> {
@@ -152,7 +289,11 @@ impl Launching for Launched {
                 self.launch.resume_after_hooks(&self.hooks).map_err(failure)?;
                 Progress::Pending
             }
-            executor::Progress::Ready { console, notes } => Progress::Ready { console, notes },
+            executor::Progress::Ready { console, notes } => Progress::Ready {
+                console,
+                notes,
+                process: None,
+            },
             executor::Progress::Running => Progress::Running,
         })
     }

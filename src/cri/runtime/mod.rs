@@ -29,7 +29,6 @@ use crate::cri::chunks::Chunks;
 use crate::cri::list::{self, Items};
 use crate::cri::proto as p;
 use crate::cri::proto::runtime_service_server::RuntimeService;
-use crate::cri::status::unimplemented;
 use crate::pod::Runtime;
 use crate::stats::Stats;
 use crate::stream;
@@ -331,9 +330,16 @@ impl RuntimeService for Service {
 
     async fn checkpoint_container(
         &self,
-        _: Request<p::CheckpointContainerRequest>,
+        r: Request<p::CheckpointContainerRequest>,
     ) -> Rpc<p::CheckpointContainerResponse> {
-        Err(unimplemented("CheckpointContainer"))
+        answer("CheckpointContainer", async {
+            let r = r.into_inner();
+            self.runtime
+                .checkpoint_container(&r.container_id, &r.location)
+                .await?;
+            Ok(p::CheckpointContainerResponse {})
+        })
+        .await
     }
 
     type GetContainerEventsStream = list::Stream<p::ContainerEventResponse>;

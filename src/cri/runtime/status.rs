@@ -16,11 +16,12 @@ pub(super) async fn call(runtime: &Runtime, request: p::StatusRequest) -> Result
     ];
     let offered = runtime.host().features();
     // Clients look a handler up by its exact name, and a pod without a RuntimeClass asks for "".
-    let handlers = ["", super::RUNTIME_NAME].map(|name| p::RuntimeHandler {
+    let handlers = runtime.handlers().listed().into_iter();
+    let handlers = handlers.map(|(name, features)| p::RuntimeHandler {
         name: name.into(),
         features: Some(p::RuntimeHandlerFeatures {
-            recursive_read_only_mounts: offered.recursive_read_only_mounts,
-            user_namespaces: offered.user_namespaces,
+            recursive_read_only_mounts: features.recursive_read_only,
+            user_namespaces: features.user_namespaces,
         }),
     });
     Ok(p::StatusResponse {
@@ -30,7 +31,7 @@ pub(super) async fn call(runtime: &Runtime, request: p::StatusRequest) -> Result
         } else {
             HashMap::new()
         },
-        runtime_handlers: handlers.into(),
+        runtime_handlers: handlers.collect(),
         features: Some(p::RuntimeFeatures {
             supplemental_groups_policy: offered.supplemental_groups_policy,
             user_namespaces_host_network: offered.user_namespaces_host_network,

@@ -113,13 +113,15 @@ pub(super) fn gather(
     layers: &[PathBuf],
 ) -> Result<Gathered> {
     let host = runtime.host();
+    let handler = runtime.handlers().find(&supervisor.facts.handler)?;
+    let host_devices = config.security.privileged && !handler.options.privileged_without_host_devices;
     let image = defaults(image);
     let user = user(config, &image, layers)?;
     let capabilities = capabilities(config, CapSet::from_bits(host.capability_bounding))?;
     let labels = selinux_labels(runtime, pod, supervisor, config)?;
     relabel(config, &labels.mount)?;
     let (mut mounts, image_mounts) = mounts(runtime, config, id)?;
-    let image_volumes = mounts.iter().filter_map(|m| m.image.clone()).collect();
+    let image_volumes: Vec<_> = mounts.iter().filter_map(|m| m.image.clone()).collect();
     let pods_user = pod.config.security.namespaces.own_user();
     mounts.extend(super::volumes::mounts(
         &runtime.paths.container(id),
@@ -147,8 +149,8 @@ pub(super) fn gather(
         namespaces: &namespaces(runtime, pod, supervisor, config)?,
         files: &files(runtime, pod, supervisor),
         mounts: &mounts,
-        resources: resources(config, devices.rules),
-        devices: if config.security.privileged {
+        resources: resources(config, host_devices, devices.rules),
+        devices: if host_devices {
             devices::all()?
         } else {
             devices.nodes
@@ -164,6 +166,12 @@ pub(super) fn gather(
         &runtime.paths.mount_point(),
         &mut spec,
     )?;
+    handler.adapt(&mut spec, &pod.config, config, host)?;
+    handler.bind_images(
+        &mut spec,
+        &image_volumes,
+        &runtime.paths.container_run(&pod.id, id),
+    );
     Ok(Gathered {
         spec,
         image,
@@ -420,8 +428,12 @@ fn target_pid(runtime: &Runtime, pod: &Pod, target: &str) -> Result<i32> {
     Ok(status.pid)
 }
 
-fn resources(config: &ContainerConfig, rules: Vec<oci_spec::runtime::LinuxDeviceCgroup>) -> LinuxResources {
-    crate::cgroup::resources(&config.resources, config.security.privileged, rules)
+fn resources(
+    config: &ContainerConfig,
+    all_devices: bool,
+    rules: Vec<oci_spec::runtime::LinuxDeviceCgroup>,
+) -> LinuxResources {
+    crate::cgroup::resources(&config.resources, all_devices, rules)
 }
 
 /// The signal by number: the client's, the image's, or SIGTERM.

@@ -194,6 +194,11 @@ impl Runtime {
             uid: made.user.uid,
             gid: made.user.gid,
             groups: made.user.additional_gids,
+            runtime: self.parts.handlers.find(&supervisor.facts.handler)?.plan(
+                self.paths.container_run(&pod.id, &id),
+                self.overlay(&id, &rootfs),
+                &made.image_volumes,
+            ),
             config,
             id,
         };
@@ -218,31 +223,14 @@ impl Runtime {
         let (this, of, wanted) = (Arc::clone(self), Arc::clone(pod), Arc::clone(prepared));
         blocking(move || this.make_directories(&of, &wanted)).await?;
         let cgroup = self.make_cgroup(prepared).await?;
-        let mut plan = plan::container(
-            &prepared.spec,
-            &plan::ContainerOptions {
-                rootfs: plan::Rootfs::Overlay {
-                    lower: prepared.rootfs.layers.clone(),
-                    upper: self.paths.container(&facts.id).join("upper"),
-                    work: self.paths.container(&facts.id).join("work"),
-                    volatile: true,
-                },
-                rootfs_id_map: pod.config.security.namespaces.own_user().is_some(),
-                mount_point: self.paths.mount_point(),
-                image_volumes: prepared.image_volumes.clone(),
-                cgroup: Some(cgroup.join()),
-                seccomp: compiled_seccomp(&prepared.spec)?,
-                ..Default::default()
-            },
-        )?;
-        let bundle = self.paths.container_run(&pod.id, &facts.id);
-        plan.hooks.state = Some(hook_state(&prepared.spec, &facts.id, &bundle));
+        let (plan_json, runtime_json) = self.plans(pod, prepared, &cgroup)?;
         let created = supervisor
             .client
             .create(
                 &facts.id,
                 CreateContainer {
-                    plan_json: serde_json::to_vec(&plan).context("encode launch plan")?,
+                    plan_json,
+                    runtime_json,
                     log_path: prepared.log.clone(),
                     tty: facts.config.tty,
                     stdin: facts.config.stdin,
@@ -260,6 +248,49 @@ impl Runtime {
             warn!(container = ?facts.id, %note, "container is not quite as asked for");
         }
         Ok(created.pid)
+    }
+
+    /// The launch plan for husk's own executor, or the plan for an OCI runtime. The other one is empty.
+    fn plans(&self, pod: &Pod, prepared: &Prepared, cgroup: &Cgroup) -> Result<(Vec<u8>, Vec<u8>)> {
+        let facts = &prepared.facts;
+        if let Some(runtime) = &facts.runtime {
+            std::fs::create_dir_all(&runtime.root)
+                .with_context(|| format!("create directory {}", runtime.root.display()))?;
+            // Plugins may have added mounts.
+            let runtime = plan::RuntimePlan {
+                bidirectional: super::handler::bidirectional(&prepared.spec),
+                mount_label: label(&prepared.spec),
+                ..runtime.clone()
+            };
+            let json = serde_json::to_vec(&runtime).context("encode plan for an OCI runtime")?;
+            return Ok((Vec::new(), json));
+        }
+        let mut plan = plan::container(
+            &prepared.spec,
+            &plan::ContainerOptions {
+                rootfs: self.overlay(&facts.id, &prepared.rootfs),
+                rootfs_id_map: pod.config.security.namespaces.own_user().is_some(),
+                mount_point: self.paths.mount_point(),
+                image_volumes: prepared.image_volumes.clone(),
+                cgroup: Some(cgroup.join()),
+                seccomp: compiled_seccomp(&prepared.spec)?,
+                ..Default::default()
+            },
+        )?;
+        let bundle = self.paths.container_run(&pod.id, &facts.id);
+        plan.hooks.state = Some(hook_state(&prepared.spec, &facts.id, &bundle));
+        let json = serde_json::to_vec(&plan).context("encode launch plan")?;
+        Ok((json, Vec::new()))
+    }
+
+    fn overlay(&self, id: &ContainerId, rootfs: &Rootfs) -> plan::Rootfs {
+        let layer = self.paths.container(id);
+        plan::Rootfs::Overlay {
+            lower: rootfs.layers.clone(),
+            upper: layer.join("upper"),
+            work: layer.join("work"),
+            volatile: true,
+        }
     }
 
     fn make_directories(&self, pod: &Pod, prepared: &Prepared) -> Result<()> {
@@ -341,6 +372,11 @@ fn hook_state(spec: &Spec, id: &ContainerId, bundle: &Path) -> serde_json::Value
         "bundle": bundle,
         "annotations": spec.annotations(),
     })
+}
+
+fn label(spec: &Spec) -> String {
+    let linux = spec.linux().as_ref();
+    linux.and_then(|l| l.mount_label().clone()).unwrap_or_default()
 }
 
 fn copy_root_mode(layers: &[PathBuf], upper: &Path, pod: &Pod) -> Result<()> {

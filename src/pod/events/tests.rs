@@ -38,6 +38,7 @@ impl World {
             gid: 0,
             groups: Vec::new(),
             late_hooks: false,
+            runtime: None,
         };
         let status = ContainerStatus {
             state,

@@ -40,13 +40,25 @@ impl Engine {
     }
 
     fn ended(&mut self, pid: i32, end: End) {
+        if self.owner_told(pid, end) {
+            return;
+        }
+        // A process that an OCI runtime made becomes a child of this one just after it was announced: the announcement
+        // may be unread. And if it is the runtime's helper that ended, it may have died without a word.
+        self.hear_launches();
+        self.owner_told(pid, end);
+    }
+
+    /// Finds whose process it was. `false`: nobody's that is known.
+    fn owner_told(&mut self, pid: i32, end: End) -> bool {
         let container = self
             .containers
             .values()
             .find(|c| c.pid == pid && c.phase != Phase::Exited)
             .map(|c| c.serial);
         if let Some(serial) = container {
-            return self.container_ended(serial, end);
+            self.container_ended(serial, pid, end);
+            return true;
         }
         let exec = self.containers.values().find_map(|c| {
             c.execs
@@ -55,22 +67,60 @@ impl Engine {
                 .map(|(serial, _)| (c.serial, *serial))
         });
         if let Some((container, serial)) = exec {
-            return self.exec_ended(container, serial, end);
+            self.exec_ended(container, serial, pid, end);
+            return true;
+        }
+        if let Some(serial) = self.orders.iter().find(|(_, o)| o.pid == pid).map(|(s, _)| *s) {
+            self.order_moves(serial);
+            return true;
         }
         if self.pidns_init.as_ref().is_some_and(|init| init.pid == pid) {
             eprintln!("the init of the pod's pid namespace is gone, and its containers with it");
             self.pidns_init = None;
+            return true;
+        }
+        false
+    }
+
+    /// Reads what launches have to say, at an occasion that their sockets may not have told of.
+    fn hear_launches(&mut self) {
+        let launching: Vec<u32> = self
+            .containers
+            .values()
+            .filter(|c| c.pending.is_some())
+            .map(|c| c.serial)
+            .collect();
+        for serial in launching {
+            self.launch_moves(serial, false);
+        }
+        let execs: Vec<(u32, u32)> = self
+            .containers
+            .values()
+            .flat_map(|c| c.execs.iter().map(|(serial, exec)| (c.serial, *serial, exec)))
+            .filter(|(.., exec)| exec.pending.is_some())
+            .map(|(container, serial, _)| (container, serial))
+            .collect();
+        for (container, serial) in execs {
+            self.exec_moves(container, serial);
         }
     }
 
-    fn container_ended(&mut self, serial: u32, end: End) {
+    fn container_ended(&mut self, serial: u32, pid: i32, end: End) {
         // What the process said last may still be unread.
         self.launch_moves(serial, false);
-        let Some(container) = self.containers.get(&serial) else {
+        let Some(container) = self.containers.get_mut(&serial) else {
             return;
         };
+        if container.pid != pid {
+            // It was the helper that had an OCI runtime make the container.
+            return;
+        }
         match container.phase {
             Phase::Exited => {}
+            // Its runtime is still about to say that it runs, or why it does not.
+            Phase::Starting if !container.config.runtime_json.is_empty() => {
+                container.early_end = Some((end.exit_code, end.signal));
+            }
             Phase::Creating | Phase::Starting => self.launch_failed(serial, died_in_launch(end)),
             Phase::Created | Phase::Running => {
                 let record = ExitRecord {
@@ -81,6 +131,16 @@ impl Engine {
                 self.finish(serial, record, None);
             }
         }
+    }
+
+    /// A container had ended before its OCI runtime said that it runs.
+    pub(super) fn ended_early(&mut self, serial: u32, (exit_code, signal): (i32, Option<i32>)) {
+        let record = ExitRecord {
+            exit_code,
+            signal,
+            ..Default::default()
+        };
+        self.finish(serial, record, None);
     }
 
     /// The program could not be started: the container has exited, with the reason in its record.
@@ -114,10 +174,11 @@ impl Engine {
             self.respond(ticket, Err(failure), Vec::new());
         }
         self.tell(Event::ContainerExited(id, record));
+        self.delete_from_runtime(serial);
         self.shut_down_if_empty();
     }
 
-    fn exec_ended(&mut self, container: u32, serial: u32, end: End) {
+    fn exec_ended(&mut self, container: u32, serial: u32, pid: i32, end: End) {
         // What the process said last may still be unread: its launch may have succeeded.
         for _ in 0..2 {
             self.exec_moves(container, serial);
@@ -125,6 +186,10 @@ impl Engine {
         let Some(container) = self.containers.get_mut(&container) else {
             return;
         };
+        if container.execs.get(&serial).is_none_or(|exec| exec.pid != pid) {
+            // It was the helper that had an OCI runtime make the process.
+            return;
+        }
         let Some(exec) = container.execs.remove(&serial) else {
             return;
         };
@@ -233,7 +298,7 @@ impl Engine {
     }
 
     pub(super) fn shut_down_if_empty(&mut self) {
-        let empty = self.containers.values().all(|c| c.phase == Phase::Exited);
+        let empty = self.containers.values().all(|c| c.phase == Phase::Exited) && self.orders.is_empty();
         if self.shutdown.is_empty() || !empty {
             return;
         }

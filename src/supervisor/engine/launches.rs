@@ -41,7 +41,12 @@ impl Engine {
             stdio::pipes(config.stdin)?
         };
         let serial = self.serial();
-        let launch = self.runner.launch(&plan, child)?;
+        let launch = if config.runtime_json.is_empty() {
+            self.runner.launch(&plan, child)?
+        } else {
+            self.runner
+                .create_by_runtime(&config.runtime_json, &id, config.tty, child)?
+        };
         self.trim_due = true;
         let what = || format!("watch container {id}");
         let pidfd = launch.pidfd().try_clone_to_owned().with_context(what)?;
@@ -66,6 +71,9 @@ impl Engine {
             oom_kills,
             oom_seen: false,
             oom_watch: None,
+            early_end: None,
+            deleting: false,
+            removal: Vec::new(),
             config,
             id,
         };
@@ -140,7 +148,16 @@ impl Engine {
             // At the gate there is nothing to hear but the process's death, which the reaper sees to.
             Ok(Progress::Pending) if gone && container.phase == Phase::Created => container.pending = None,
             Ok(Progress::Pending) => {}
-            Ok(Progress::Ready { console, notes }) => self.container_ready(serial, console, notes),
+            Ok(Progress::Ready {
+                console,
+                notes,
+                process,
+            }) => {
+                if let Some(process) = process {
+                    (container.pid, container.pidfd) = process;
+                }
+                self.container_ready(serial, console, notes);
+            }
             Ok(Progress::Running) => self.container_runs(serial),
             Err(failure) => self.launch_failed(serial, failure),
         }
@@ -182,8 +199,12 @@ impl Engine {
             pid: container.pid,
             started_at: container.started_at,
         };
+        let early_end = container.early_end.take();
         if let Some(ticket) = container.ticket.take() {
             self.respond(ticket, Ok(Reply::Started(started)), Vec::new());
+        }
+        if let Some(end) = early_end {
+            self.ended_early(serial, end);
         }
     }
 
@@ -240,15 +261,19 @@ impl Engine {
                 .or_else(|| container.config.cgroup.clone()),
         };
         self.trim_due = true;
-        let launched = self
-            .runner
-            .exec(&exec.plan_json, &target, stdio)
-            .and_then(|launch| {
-                let pidfd = launch.pidfd().try_clone_to_owned().context("watch an exec")?;
-                let pid = launch.pid();
-                let token = Token::ExecLaunch(container.serial, serial);
-                Ok((pid, pidfd, Pending::new(launch, &self.poller, token)?))
-            });
+        let launch = if container.config.runtime_json.is_empty() {
+            self.runner.exec(&exec.plan_json, &target, stdio)
+        } else {
+            let own = cgroup.as_ref().map(Cgroup::join);
+            self.runner
+                .exec_by_runtime(&container.config.runtime_json, id, &exec, own, stdio)
+        };
+        let launched = launch.and_then(|launch| {
+            let pidfd = launch.pidfd().try_clone_to_owned().context("watch an exec")?;
+            let pid = launch.pid();
+            let token = Token::ExecLaunch(container.serial, serial);
+            Ok((pid, pidfd, Pending::new(launch, &self.poller, token)?))
+        });
         let (pid, pidfd, pending) = match launched {
             Ok(launched) => launched,
             Err(failure) => {
@@ -287,9 +312,16 @@ impl Engine {
         let Some(pending) = &mut exec.pending else { return };
         let failure = match pending.launch.advance() {
             Ok(Progress::Pending) => return,
-            Ok(Progress::Ready { console, notes }) => {
+            Ok(Progress::Ready {
+                console,
+                notes,
+                process,
+            }) => {
                 // There is no gate: it goes on by itself.
                 (exec.console, exec.notes) = (console, notes);
+                if let Some(process) = process {
+                    (exec.pid, exec.pidfd) = process;
+                }
                 return;
             }
             Ok(Progress::Running) => return self.exec_runs(container, serial),

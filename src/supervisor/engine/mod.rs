@@ -5,6 +5,7 @@
 
 mod exits;
 mod launches;
+mod orders;
 mod requests;
 
 use std::collections::BTreeMap;
@@ -55,6 +56,7 @@ pub struct Engine {
     _signals_watch: Watched,
     connections: BTreeMap<u32, Connection>,
     containers: BTreeMap<u32, Container>,
+    orders: BTreeMap<u32, orders::Errand>,
     next_serial: u32,
     buffer: Box<[u8]>,
     /// Who asked to shut down, while containers still die.
@@ -98,6 +100,7 @@ impl Engine {
             _signals_watch: signals_watch,
             connections: BTreeMap::new(),
             containers: BTreeMap::new(),
+            orders: BTreeMap::new(),
             next_serial: 0,
             buffer: vec![0; CHUNK].into_boxed_slice(),
             shutdown: Vec::new(),
@@ -141,6 +144,7 @@ impl Engine {
             Token::Output(container, _) => self.output(container, Stream::Stderr),
             Token::Sink(container, sink) => self.sink_ready(container, sink, ready),
             Token::Oom(container) => self.oom_moved(container),
+            Token::Order(order) => self.order_moves(order),
         }
     }
 

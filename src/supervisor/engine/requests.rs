@@ -10,6 +10,7 @@ use super::super::attach::Sink;
 use super::super::container::{self, Container, Ticket};
 use super::super::poll::{Interest, Token};
 use super::super::protocol::{Failure, Op, Phase, Reply, State};
+use super::super::runner::Order;
 use super::super::wire::Descriptors;
 use super::Engine;
 
@@ -46,7 +47,11 @@ impl Engine {
                 container,
                 signal,
                 all,
-            } => done(self.signal(&container, signal, all)),
+            } => match self.signal(ticket, &container, signal, all) {
+                Ok(Some(reply)) => Ok(reply),
+                Ok(None) => return,
+                Err(failure) => Err(failure),
+            },
             Op::KillExec { container, exec_id } => done(self.kill_exec(&container, &exec_id)),
             Op::ResizeTty {
                 container,
@@ -56,7 +61,10 @@ impl Engine {
             } => done(self.resize(&container, &exec_id, rows, columns)),
             Op::ReopenLog(id) => done(self.reopen_log(&id)),
             Op::CloseStdin(id) => done(self.find(&id).map(|c| c.stdin = None)),
-            Op::Remove(id) => done(self.remove(&id)),
+            Op::Remove(id) => match self.remove(ticket, &id) {
+                Ok(()) => return,
+                Err(e) => Err(e.into()),
+            },
             Op::State => Ok(Reply::State(self.state())),
             Op::Prepare(_) | Op::TryIdMaps(_) | Op::Spawn(_) => Err(Failure::new(
                 Kind::Unimplemented,
@@ -66,17 +74,34 @@ impl Engine {
         self.respond(ticket, outcome, Vec::new());
     }
 
-    fn signal(&mut self, id: &ContainerId, number: i32, all: bool) -> Result<()> {
+    /// `None`: the answer comes later, from an OCI runtime.
+    fn signal(
+        &mut self,
+        ticket: Ticket,
+        id: &ContainerId,
+        number: i32,
+        all: bool,
+    ) -> std::result::Result<Option<Reply>, Failure> {
         let container = self.find(id)?;
         match container.phase {
             Phase::Creating => {
-                return Err(Error::precondition(format!(
-                    "container {id} is still being created"
-                )));
+                return Err(Error::precondition(format!("container {id} is still being created")).into());
             }
-            Phase::Exited => return Err(Error::precondition(format!("container {id} has exited"))),
+            Phase::Exited => return Err(Error::precondition(format!("container {id} has exited")).into()),
             Phase::Created | Phase::Starting | Phase::Running => {}
         }
+        // Its first process may be a sandbox that has to be asked to pass a signal on. SIGKILL needs nobody's help.
+        if !container.config.runtime_json.is_empty() && !all && number != 9 {
+            let serial = container.serial;
+            self.order(serial, Order::Kill(number), Some(ticket))?;
+            return Ok(None);
+        }
+        self.signal_directly(id, number, all)?;
+        Ok(Some(Reply::Done))
+    }
+
+    fn signal_directly(&mut self, id: &ContainerId, number: i32, all: bool) -> Result<()> {
+        let container = self.find(id)?;
         match (&container.config.cgroup, all) {
             (Some(join), true) if number == 9 => Cgroup::from_join(join).kill(),
             (Some(join), true) => signal_members(join, number),
@@ -160,20 +185,6 @@ impl Engine {
             },
             stdin,
         ))
-    }
-
-    fn remove(&mut self, id: &ContainerId) -> Result<()> {
-        let container = self.find(id)?;
-        if container.phase != Phase::Exited {
-            return Err(Error::precondition(format!(
-                "container {id} has not exited: stop it first"
-            )));
-        }
-        let serial = container.serial;
-        self.containers.remove(&serial);
-        self.trim_due = true;
-        self.resume_listener();
-        Ok(())
     }
 
     fn state(&self) -> State {

@@ -165,6 +165,7 @@ fn create_container(c: proto::CreateContainer) -> plain::CreateContainer {
         cgroup: c.cgroup.and_then(cgroup),
         exit_record_path: path(c.exit_record_path),
         kill_cgroup_on_exit: c.kill_cgroup_on_exit,
+        runtime_json: c.runtime,
     }
 }
 

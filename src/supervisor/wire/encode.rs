@@ -205,6 +205,7 @@ fn create_container(id: &str, create: &plain::CreateContainer) -> proto::CreateC
         cgroup: create.cgroup.as_ref().map(cgroup),
         exit_record_path: optional(create.exit_record_path.as_ref()),
         kill_cgroup_on_exit: create.kill_cgroup_on_exit,
+        runtime: create.runtime_json.clone(),
     }
 }
 

@@ -33,6 +33,7 @@ pub fn packets() -> Vec<Seed> {
         mount_label: String::new(),
     };
     let create = CreateContainer {
+        runtime_json: Vec::new(),
         plan_json: br#"{"mounts":[{"destination":"/x","kind":"Cgroup"}],"process":{"args":["sh"]}}"#.to_vec(),
         log_path: Some("/var/log/pods/x/0.log".into()),
         tty: true,
