@@ -1,5 +1,6 @@
 //! A client of the streaming server that speaks WebSocket with another implementation's frames and none of husk's code.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -25,6 +26,8 @@ pub const RESIZE: u8 = 4;
 #[derive(Debug)]
 pub struct Session {
     socket: WebSocketStream<TcpStream>,
+    /// What came on a channel while another was waited for.
+    kept: BTreeMap<u8, String>,
 }
 
 /// All that a session said.
@@ -92,7 +95,8 @@ impl Session {
         let (socket, answer) = tokio_tungstenite::client_async(request, tcp).await?;
         let agreed = answer.headers().get("sec-websocket-protocol");
         let agreed = agreed.map_or(Ok(""), |p| p.to_str())?.to_owned();
-        Ok((Self { socket }, agreed))
+        let kept = Default::default();
+        Ok((Self { socket, kept }, agreed))
     }
 
     /// Opens `url` with `protocol`.
@@ -139,17 +143,25 @@ impl Session {
         }
     }
 
-    /// Reads until `text` has come on a channel.
+    /// Reads until `text` has come on a channel, and gives all that came on it. What comes on others is kept for its turn.
+    /// Cancel safe.
     pub async fn wait_for(&mut self, channel: u8, text: &str) -> Result<String> {
-        let mut seen = String::new();
-        while !seen.contains(text) {
+        loop {
+            if let Some(kept) = self.kept.get_mut(&channel)
+                && kept.contains(text)
+            {
+                return Ok(std::mem::take(kept));
+            }
             match tokio::time::timeout(crate::PATIENCE, self.next()).await {
-                Ok(Ok(Some((c, data)))) if c == channel => seen += &String::from_utf8_lossy(&data),
-                Ok(Ok(Some(_))) => {}
-                other => bail!("waiting for {text:?}, after {seen:?}: {other:?}"),
+                Ok(Ok(Some((c, data)))) => {
+                    self.kept
+                        .entry(c)
+                        .or_default()
+                        .push_str(&String::from_utf8_lossy(&data));
+                }
+                other => bail!("waiting for {text:?}, after {:?}: {other:?}", self.kept),
             }
         }
-        Ok(seen)
     }
 
     /// Reads all that comes, to the end.

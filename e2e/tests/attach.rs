@@ -1,5 +1,7 @@
 //! Attach over the streaming server, driven by a client of another make.
 
+use std::time::Duration;
+
 use anyhow::{Result, ensure};
 use husk_e2e::config::script;
 use husk_e2e::v1::*;
@@ -40,12 +42,16 @@ async fn attached_clients_share_output_and_outlive_each_other() -> Result<()> {
         };
         let mut one = attach(husk, with_input.clone()).await?;
         let mut two = attach(husk, attach_request(&id)).await?;
-        // The first byte tells that a client is attached.
-        two.wait_for(STDOUT, "").await?;
-        one.send(STDIN, b"first\n").await?;
-        one.wait_for(STDOUT, "out first").await?;
-        two.wait_for(STDOUT, "out first").await?;
+        // Who attaches later misses what was said before.
+        for _ in 0..60 {
+            one.send(STDIN, b"first\n").await?;
+            let seen = two.wait_for(STDOUT, "out first");
+            if tokio::time::timeout(Duration::from_secs(1), seen).await.is_ok() {
+                break;
+            }
+        }
         two.wait_for(STDERR, "err first").await?;
+        one.wait_for(STDOUT, "out first").await?;
         // Its input may be opened again, so that it does not end with a client.
         one.close(STDIN).await?;
         drop(one);

@@ -54,6 +54,13 @@ async fn a_container_lives_through_its_states() -> Result<()> {
             "{running:?}"
         );
 
+        // The first process of a namespace does not get a signal that it does not handle yet.
+        eventually("the trap", async || {
+            let caught = "grep -q '^SigCgt:.*[4567cdef]...$' /proc/1/status";
+            let looked = husk.cri.exec_sync(&id, &["sh", "-c", caught], 10).await?;
+            Ok((looked.exit_code == 0).then_some(()))
+        })
+        .await?;
         husk.cri.stop(&id, 30).await?;
         let exited = husk.cri.status(&id).await?;
         ensure!(exited.state() == ContainerState::ContainerExited, "{exited:?}");

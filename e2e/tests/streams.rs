@@ -118,7 +118,8 @@ async fn a_terminal_has_a_size_a_name_and_a_keyboard() -> Result<()> {
             tty: true,
             ..exec_request(
                 &id,
-                "trap 'stty size' WINCH; echo $TERM ready; while read -r l; do echo \"got $l\"; done",
+                // A read that a signal interrupts fails.
+                "trap 'stty size' WINCH; echo $TERM ready; while :; do read -r l && echo \"got $l\"; done",
             )
         };
         let mut session = Session::open(&exec(husk, request).await?, V4).await?;

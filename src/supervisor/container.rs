@@ -67,6 +67,8 @@ pub struct ExecProcess {
     pub owner: u32,
     /// Kill it when that goes away.
     pub kill_on_disconnect: bool,
+    /// It was to be killed while it was launched, and is to be as soon as it runs.
+    pub doomed: bool,
     /// Its own cgroup.
     pub cgroup: Option<Cgroup>,
     /// Master of its terminal, for resizing; given up with the owner, so that the terminal hangs up.
@@ -79,9 +81,10 @@ pub struct ExecProcess {
 
 impl ExecProcess {
     /// Kills it with all descendants, as far as it has a cgroup to find them in.
-    pub fn kill(&self) -> Result<()> {
+    pub fn kill(&mut self) -> Result<()> {
         if self.pending.is_some() {
-            // What an OCI runtime is still making is not in there yet.
+            // What is still being made may not be in there yet, or be another process in the end: see `doomed`.
+            self.doomed = true;
             signal(&self.pidfd, 9, &format!("exec {}", self.exec_id))?;
         }
         match &self.cgroup {

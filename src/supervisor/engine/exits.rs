@@ -355,11 +355,11 @@ fn store(container: &Container, record: &ExitRecord) {
 }
 
 /// With a pid namespace of its own the kernel has killed the rest already.
-fn kill_rest(container: &Container) {
+fn kill_rest(container: &mut Container) {
     if !container.config.kill_cgroup_on_exit {
         return;
     }
-    for exec in container.execs.values().filter(|e| e.cgroup.is_some()) {
+    for exec in container.execs.values_mut().filter(|e| e.cgroup.is_some()) {
         if let Err(e) = exec.kill() {
             eprintln!(
                 "container {}: kill exec {}: {e}",

@@ -289,6 +289,7 @@ impl Engine {
             ticket: Some(ticket),
             owner: ticket.connection,
             kill_on_disconnect: exec.kill_on_disconnect,
+            doomed: false,
             cgroup,
             console: None,
             notes: Vec::new(),
@@ -344,6 +345,11 @@ impl Engine {
             return;
         };
         exec.pending = None;
+        if exec.doomed
+            && let Err(e) = exec.kill()
+        {
+            eprintln!("kill exec {}, which was to die before it ran: {e}", exec.exec_id);
+        }
         exec.started_at = now_nanos();
         let started = ExecStarted {
             pid: exec.pid,

@@ -114,7 +114,7 @@ impl Engine {
         // One that has ended already is as dead as asked for.
         container
             .execs
-            .values()
+            .values_mut()
             .find(|e| e.exec_id == exec_id)
             .map_or(Ok(()), container::ExecProcess::kill)
     }
