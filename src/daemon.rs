@@ -31,7 +31,7 @@ use crate::nri::{self, Nri};
 use crate::pod::handler::Handlers;
 use crate::pod::launcher::{self, Launcher};
 use crate::pod::{Parts, Runtime};
-use crate::state::Db;
+use crate::state::{Db, Table};
 use crate::stats::Stats;
 use crate::stream;
 use crate::telemetry;
@@ -56,25 +56,53 @@ pub async fn serve(config: Config) -> Result<()> {
         CgroupDriver::Systemd => Driver::Systemd,
     };
     let cgroups = Arc::new(Cgroups::probe(Path::new("/sys/fs/cgroup"), driver)?);
+    let db = Db::open(&config.root.join("husk.db"))?;
     let launcher = Launcher::start(launcher_config(&config, &cgroups)?).await?;
     host.id_mapped_layers_problem = id_maps_problem(&launcher, &config.root).await;
-    let db = Db::open(&config.root.join("husk.db"))?;
-    let images = ImageStore::open(image_config(&config), db.clone())?;
-    let network = Network::start(network_config(&config)?).await?;
-    let handlers = Handlers::probe(&config, &host).await;
+    let parts = (host, Arc::clone(&cgroups), launcher.clone(), db.clone());
+    let served = with_network(&config, parts).await;
+    launcher.stop().await;
+    if db.all(Table::Pods).is_ok_and(|pods| pods.is_empty()) {
+        remove_cgroups(&config, &cgroups);
+    }
+    if served.is_ok() {
+        info!("husk stopped; its pods go on");
+    }
+    telemetry.finish().await;
+    served
+}
+
+/// What a daemon is made of before it has a network.
+type Base = (Host, Arc<Cgroups>, Launcher, Db);
+
+/// Takes the network down again whether husk served or could not start.
+async fn with_network(config: &Config, base: Base) -> Result<()> {
+    let network = Network::start(network_config(config)?).await?;
+    let served = serve_pods(config, base, &network).await;
+    network.shutdown().await;
+    served
+}
+
+async fn serve_pods(
+    config: &Config,
+    (host, cgroups, launcher, db): Base,
+    network: &Arc<Network>,
+) -> Result<()> {
+    let images = ImageStore::open(image_config(config), db.clone())?;
+    let handlers = Handlers::probe(config, &host).await;
     let runtime = Runtime::new(Parts {
         config: config.clone(),
         host,
         cgroups: Arc::clone(&cgroups),
         images: Arc::clone(&images),
-        network: Arc::clone(&network),
+        network: Arc::clone(network),
         db,
-        launcher: launcher.clone(),
+        launcher,
         handlers,
     })?;
     runtime.recover().await?;
-    let stats = Stats::new(Arc::clone(&runtime), Arc::clone(&cgroups), Arc::clone(&network));
-    let nri = match nri_settings(&config) {
+    let stats = Stats::new(Arc::clone(&runtime), cgroups, Arc::clone(network));
+    let nri = match nri_settings(config) {
         Some(settings) => Some(Nri::start(&runtime, settings).await?),
         None => None,
     };
@@ -92,14 +120,7 @@ pub async fn serve(config: Config) -> Result<()> {
     if let Some(nri) = nri {
         nri.shutdown().await;
     }
-    network.shutdown().await;
     let _ = std::fs::remove_file(config.socket());
-    launcher.stop().await;
-    if runtime.index().all_pods().is_empty() {
-        remove_cgroups(&config, &cgroups);
-    }
-    info!("husk stopped; its pods go on");
-    telemetry.finish().await;
     Ok(())
 }
 

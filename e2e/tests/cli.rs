@@ -161,6 +161,12 @@ async fn a_daemon_that_cannot_start_says_why() -> Result<()> {
             dir.join("file").display().to_string(),
         );
         std::fs::write(&file, "in the way")?;
+        // What starts late enough to have made something takes it away again.
+        let late = dir.join("late.toml").display().to_string();
+        std::fs::write(
+            &late,
+            format!("[cgroup]\nparent = \"{}/late\"\n", husk.cgroup_parent()),
+        )?;
         let below = format!("{file}/below");
         let free = |name: &str| dir.join(name).display().to_string();
         let (root, run) = (free("root"), free("run"));
@@ -170,7 +176,12 @@ async fn a_daemon_that_cannot_start_says_why() -> Result<()> {
             (vec!["--config", &config], "builtin"),
             (vec!["--root", &below, "--run", &run], below.as_str()),
             (vec!["--root", &root, "--run", &below], &below),
-            (vec!["--root", &root, "--run", &run, "--socket", &long], &long),
+            (
+                vec![
+                    "--config", &late, "--root", &root, "--run", &run, "--socket", &long,
+                ],
+                &long,
+            ),
             (
                 vec!["--root", &root, "--run", &run, "--cgroup-driver", "none"],
                 "none",
