@@ -56,7 +56,7 @@ doc: ## Build the documentation
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 # Under emulation everything takes ten times as long, so the suites that look at control groups and the LSM are enough.
-VM ?= exits:: limits:: exec:: security:: stats::
+VM ?= exits:: limits:: exec:: security:: stats:: checkpoint::
 vm: ## Run suites on a node with cgroup v2 alone and AppArmor, in an emulated machine (VM="names of suites")
 	$(CARGO) build --locked
 	suites=$$($(CARGO) test -p husk-e2e --test e2e --locked --no-run --message-format=json | \

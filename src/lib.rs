@@ -5,7 +5,8 @@
 //! 1. `unsafe` appears under `sys/` only.
 //! 2. `supervisor`, `executor`, `spec`, `seccomp`, `types` and `sys` never name an async runtime, gRPC, HTTP, the
 //!    database or D-Bus: they run in small single-threaded processes.
-//! 3. Generated protobuf types appear only in `cri/`, `api/`, `nri/` and the supervisor's wire protocol.
+//! 3. Generated protobuf types appear only in `cri/`, `api/`, `nri/`, the supervisor's wire protocol
+//!    and what is said to criu.
 //! 4. Only `pod::launcher` starts processes, only `executor` clones, only `network` runs plugins, only `state` opens
 //!    the database.
 //! 5. The daemon holds nothing that it cannot rebuild from the database, the run directories and the supervisors.

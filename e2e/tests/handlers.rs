@@ -493,38 +493,3 @@ async fn a_pod_is_taken_down_with_what_runs_in_it() -> Result<()> {
     })
     .await
 }
-
-#[tokio::test]
-async fn a_checkpoint_is_refused_with_the_reason_that_applies() -> Result<()> {
-    husk_e2e::run(async |husk| {
-        let image = husk.busybox().await?;
-        let pod = husk.cri.pod(husk.pod_config("checkpoint")).await?;
-        let id = husk.cri.create(&pod, sleeper("main", &image)).await?;
-        let location = husk.dir().join("checkpoint.tar");
-        let checkpoint = async |id: &str, location: &Path| {
-            let request = CheckpointContainerRequest {
-                container_id: id.into(),
-                location: location.display().to_string(),
-                timeout: 0,
-            };
-            husk.cri.runtime().checkpoint_container(request).await.refused()
-        };
-        let code = checkpoint("0123456789abcdef", &location).await?.code();
-        ensure!(code == Code::NotFound, "{code:?}");
-        let code = checkpoint(&id, &location).await?.code();
-        ensure!(code == Code::FailedPrecondition, "{code:?}");
-        husk.cri.start(&id).await?;
-        let code = checkpoint(&id, Path::new("relative")).await?.code();
-        ensure!(code == Code::InvalidArgument, "{code:?}");
-        // Whether criu is there, and works, is the node's matter: the message says which it is.
-        let refused = checkpoint(&id, &location).await?;
-        ensure!(
-            refused.code() == Code::Unimplemented && refused.message().contains("criu"),
-            "{refused:?}"
-        );
-        ensure!(!location.exists(), "something was written");
-        ensure!(husk.cri.status(&id).await?.state() == ContainerState::ContainerRunning);
-        Ok(())
-    })
-    .await
-}

@@ -10,6 +10,7 @@ mod bad_input;
 mod bad_states;
 mod bad_streams;
 mod cdi;
+mod checkpoint;
 mod cli;
 mod containers;
 mod disk_full;

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::types::{Error, Result};
+use crate::types::{Error, MountLine, Result};
 
 use super::controller::{Controller, Set};
 
@@ -53,10 +53,8 @@ fn unused_of(table: &str, root: &Path, used: &Mounts) -> Vec<PathBuf> {
     let Mounts::V1(used) = used else {
         return Vec::new();
     };
-    table
-        .lines()
-        .filter_map(Mount::parse)
-        .filter(|m| matches!(m.kind, "cgroup" | "cgroup2") && m.point.starts_with(root))
+    MountLine::all(table)
+        .filter(|m| matches!(m.fstype, "cgroup" | "cgroup2") && m.point.starts_with(root))
         .map(|m| m.point)
         .filter(|point| !used.iter().any(|h| h.mount == *point))
         .collect()
@@ -65,12 +63,11 @@ fn unused_of(table: &str, root: &Path, used: &Mounts) -> Vec<PathBuf> {
 /// `named`: take hierarchies without a controller too. They only matter where systemd tracks services with one.
 fn from_mountinfo(table: &str, root: &Path, named: bool) -> Option<Mounts> {
     let mut v1: Vec<Hierarchy> = Vec::new();
-    for line in table.lines() {
-        let Some(mount) = Mount::parse(line) else { continue };
-        if mount.kind == "cgroup2" && mount.point == root {
+    for mount in MountLine::all(table) {
+        if mount.fstype == "cgroup2" && mount.point == root {
             return Some(Mounts::V2(mount.point));
         }
-        if mount.kind != "cgroup" || !mount.point.starts_with(root) {
+        if mount.fstype != "cgroup" || !mount.point.starts_with(root) {
             continue;
         }
         let controllers = Set::parse(mount.options);
@@ -115,33 +112,6 @@ fn freezer_last(mut v1: Vec<Hierarchy>) -> Option<Mounts> {
         )
     });
     (!v1.is_empty()).then_some(Mounts::V1(v1))
-}
-
-/// The fields of a line of mountinfo that matter here.
-struct Mount<'a> {
-    point: PathBuf,
-    kind: &'a str,
-    options: &'a str,
-}
-
-impl<'a> Mount<'a> {
-    fn parse(line: &'a str) -> Option<Self> {
-        let (left, right) = line.split_once(" - ")?;
-        let point = unescape(left.split(' ').nth(4)?);
-        let mut right = right.split(' ');
-        let kind = right.next()?;
-        let options = right.nth(1)?;
-        Some(Self { point, kind, options })
-    }
-}
-
-/// mountinfo writes space, tab, newline and backslash as three octal digits.
-fn unescape(text: &str) -> PathBuf {
-    let mut out = text.to_owned();
-    for (code, char) in [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")] {
-        out = out.replace(code, char);
-    }
-    PathBuf::from(out)
 }
 
 #[cfg(test)]
@@ -221,10 +191,5 @@ mod tests {
         assert!(found[2].mount.ends_with("freezer"));
         fs::write(dir.path().join("cgroup.controllers"), "cpu memory\n").unwrap();
         assert_eq!(find(dir.path()).unwrap(), Mounts::V2(dir.path().to_owned()));
-    }
-
-    #[test]
-    fn escapes_are_undone() {
-        assert_eq!(unescape("/a\\040b"), Path::new("/a b"));
     }
 }

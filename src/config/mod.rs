@@ -4,6 +4,7 @@
 //! nearest known key: a typing mistake must not silently change how a node runs. `deploy/config.toml` shows every
 //! key with its default; a test keeps the two in step.
 
+mod checkpoint;
 mod load;
 mod runtime;
 mod stream;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+pub use checkpoint::{Checkpoint, Level as CheckpointLevel};
 pub use load::load;
 pub use runtime::{BUILTIN, Handler};
 pub use stream::Stream;
@@ -41,6 +43,8 @@ pub struct Config {
     pub stream: Stream,
     /// Containers.
     pub container: Container,
+    /// Checkpoints of containers.
+    pub checkpoint: Checkpoint,
     /// Plugins of the node resource interface.
     pub nri: Nri,
     /// The Prometheus endpoint.
@@ -220,6 +224,7 @@ impl Default for Config {
             network: Network::default(),
             stream: Stream::default(),
             container: Container::default(),
+            checkpoint: Checkpoint::default(),
             nri: Nri::default(),
             metrics: Metrics::default(),
             telemetry: Telemetry::default(),

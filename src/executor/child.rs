@@ -152,7 +152,7 @@ pub(super) fn begin() -> Step {
     Ok(())
 }
 
-fn join_cgroup(plan: &LaunchPlan, in_cgroup: bool) -> Step<Option<OwnCgroups>> {
+pub(super) fn join_cgroup(plan: &LaunchPlan, in_cgroup: bool) -> Step<Option<OwnCgroups>> {
     if let Some(join) = &plan.cgroup
         && !in_cgroup
     {

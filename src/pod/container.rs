@@ -45,6 +45,9 @@ pub struct ContainerFacts {
     pub log_path: PathBuf,
     /// Signal that stops it, by number.
     pub stop_signal: i32,
+    /// It goes on from a checkpoint.
+    #[serde(default)]
+    pub restored: bool,
     /// Its spec has OCI hooks that run after its start or its end.
     #[serde(default)]
     pub late_hooks: bool,

@@ -55,9 +55,14 @@ impl Runtime {
                     if s.state == ContainerState::Created {
                         s.state = ContainerState::Running;
                         s.started_at = started.started_at;
+                        // One that was restored is another process now.
+                        s.pid = started.pid;
                     }
                 });
                 self.save_container(container)?;
+                if container.facts.restored {
+                    self.drop_checkpoint(container).await;
+                }
                 self.run_late_hooks(Stage::Started, container).await;
                 self.note_container(ContainerEvent::PostStart, container).await;
                 info!(container = ?container.id(), "container started");

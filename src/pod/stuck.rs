@@ -6,6 +6,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::types::MountLine;
+
 /// Most processes described; of the others only their number is told.
 const MAX_PROCESSES: usize = 3;
 /// Most threads looked at.
@@ -248,20 +250,13 @@ fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
 }
 
 fn mounts(mountinfo: &str) -> Vec<Mount> {
-    let parse = |line: &str| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut left = left.split(' ');
-        let id = left.next()?.parse().ok()?;
-        let point = left.nth(3)?.to_owned();
-        let mut right = right.split(' ');
-        Some(Mount {
-            id,
-            point,
-            fstype: right.next()?.to_owned(),
-            source: right.next().unwrap_or_default().to_owned(),
-        })
+    let owned = |m: MountLine<'_>| Mount {
+        id: m.id,
+        point: m.point.to_string_lossy().into_owned(),
+        fstype: m.fstype.to_owned(),
+        source: m.source.to_owned(),
     };
-    mountinfo.lines().filter_map(parse).collect()
+    MountLine::all(mountinfo).map(owned).collect()
 }
 
 fn read(dir: &Path, file: &str) -> String {

@@ -10,7 +10,9 @@ use crate::types::{CgroupJoin, ContainerId, Error, Kind, PodId};
 use super::record::ExitRecord;
 
 /// Protocol number of this build. Raise it when an operation is added that a daemon has to know to be there.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
+/// Since this number a supervisor restores containers from checkpoints.
+pub const RESTORES: u32 = 2;
 /// Lowest protocol number this build still speaks.
 pub const OLDEST: u32 = 1;
 /// Longest log line content in bytes unless the container says otherwise.
@@ -109,6 +111,9 @@ pub struct CreateContainer {
     pub plan_json: Vec<u8>,
     /// `RuntimePlan` as JSON; empty for husk's own executor.
     pub runtime_json: Vec<u8>,
+    /// `RestorePlan` as JSON: `plan_json` says where the container lives, its processes come from a checkpoint. Empty for
+    /// a container that starts. Only for a supervisor that speaks [`RESTORES`].
+    pub restore_json: Vec<u8>,
     /// Absolute path of the log; `None` keeps none.
     pub log_path: Option<PathBuf>,
     /// Run on a terminal; the plan has to say so too.

@@ -5,9 +5,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::executor::restore::{self, Restore, RestoreProgress};
 use crate::executor::runtime::{self, RuntimeExec, RuntimeLaunch, RuntimeProgress};
 use crate::executor::{self, ExecTarget};
-use crate::spec::plan::{ExecPlan, Hooks, LaunchPlan, RuntimePlan};
+use crate::spec::plan::{ExecPlan, Hooks, LaunchPlan, RestorePlan, RuntimePlan};
 use crate::types::{CgroupJoin, ContainerId, Error, Kind};
 
 use super::protocol::{Exec, Failure};
@@ -79,6 +80,10 @@ pub trait Launching {
     /// # Errors
     /// If the process is gone.
     fn open_gate(&mut self) -> Result<(), Failure>;
+    /// The process that counts once the program runs, with its pidfd, if it is another than the one that was ready.
+    fn take_process(&mut self) -> Option<(i32, OwnedFd)> {
+        None
+    }
 }
 
 /// Starts processes from plans.
@@ -98,6 +103,21 @@ pub trait Runner {
         target: &Target<'_>,
         stdio: Stdio,
     ) -> Result<Box<dyn Launching>, Failure>;
+    /// Lets a container go on from a checkpoint. The launched process is a helper until [`Progress::Running`].
+    ///
+    /// # Errors
+    /// As [`Runner::launch`].
+    fn restore(
+        &self,
+        _plan_json: &[u8],
+        _restore_json: &[u8],
+        _stdio: Stdio,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        Err(Failure::new(
+            Kind::Unimplemented,
+            "this runner restores no checkpoints",
+        ))
+    }
     /// Has an OCI runtime make a container. The launched process is a helper until [`Progress::Ready`].
     ///
     /// # Errors
@@ -175,6 +195,18 @@ impl Runner for Executor {
             launch,
             hooks: Hooks::default(),
         }))
+    }
+
+    fn restore(
+        &self,
+        plan_json: &[u8],
+        restore_json: &[u8],
+        stdio: Stdio,
+    ) -> Result<Box<dyn Launching>, Failure> {
+        let plan: LaunchPlan = parse(plan_json, "launch plan")?;
+        let checkpoint: RestorePlan = parse(restore_json, "plan to restore a checkpoint")?;
+        let launch = restore::restore(&plan, &checkpoint, &stdio.into()).map_err(failure)?;
+        Ok(Box::new(launch))
     }
 
     fn create_by_runtime(
@@ -256,6 +288,40 @@ impl Launching for RuntimeLaunch {
 
     fn open_gate(&mut self) -> Result<(), Failure> {
         self.start().map_err(failure)
+    }
+}
+
+impl Launching for Restore {
+    fn pid(&self) -> i32 {
+        Restore::pid(self)
+    }
+
+    fn pidfd(&self) -> BorrowedFd<'_> {
+        Restore::pidfd(self)
+    }
+
+    fn sync_fd(&self) -> BorrowedFd<'_> {
+        Restore::sync_fd(self)
+    }
+
+    fn advance(&mut self) -> Result<Progress, Failure> {
+        Ok(match Restore::advance(self).map_err(failure)? {
+            RestoreProgress::Pending => Progress::Pending,
+            RestoreProgress::Ready { notes } => Progress::Ready {
+                console: None,
+                notes,
+                process: None,
+            },
+            RestoreProgress::Running => Progress::Running,
+        })
+    }
+
+    fn open_gate(&mut self) -> Result<(), Failure> {
+        self.go_on().map_err(failure)
+    }
+
+    fn take_process(&mut self) -> Option<(i32, OwnedFd)> {
+        Restore::take_process(self)
     }
 }
 

@@ -36,6 +36,7 @@ async fn info(runtime: &Runtime, container: &Container) -> HashMap<String, Strin
         "removing": status.removing,
         "config": inspect::container(&facts.config),
         "privileged": facts.config.security.privileged,
+        "restored": facts.restored,
         "timeline": inspect::timeline(facts, &status),
         "runtimeSpec": spec,
     });

@@ -32,6 +32,7 @@ use crate::cri::proto::runtime_service_server::RuntimeService;
 use crate::pod::Runtime;
 use crate::stats::Stats;
 use crate::stream;
+use crate::types::Error;
 
 use super::{API_VERSION, RUNTIME_NAME, answer};
 
@@ -334,8 +335,14 @@ impl RuntimeService for Service {
     ) -> Rpc<p::CheckpointContainerResponse> {
         answer("CheckpointContainer", async {
             let r = r.into_inner();
+            let limit = match r.timeout {
+                0 => None,
+                seconds => Some(Duration::from_secs(u64::try_from(seconds).map_err(|_| {
+                    Error::invalid(format!("a timeout of {seconds} s has no meaning"))
+                })?)),
+            };
             self.runtime
-                .checkpoint_container(&r.container_id, &r.location)
+                .checkpoint_container(&r.container_id, &r.location, limit)
                 .await?;
             Ok(p::CheckpointContainerResponse {})
         })

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::cgroup::Cgroup;
 use crate::image::Rootfs;
+use crate::image::layer::remove_tree;
 use crate::seccomp;
 use crate::spec::plan::{self, SeccompProgram};
 use crate::state::Table;
@@ -27,6 +28,7 @@ use crate::types::time::now_nanos;
 use crate::types::{ContainerConfig, ContainerId, ContainerState, PodId, PodState, Resources};
 
 use super::adopt::Begin;
+use super::checkpoint::Checkpoint;
 use super::container::{Container, ContainerFacts, ContainerStatus};
 use super::paths::log_path;
 use super::plugins::ContainerEvent;
@@ -40,6 +42,8 @@ pub(super) struct Prepared {
     rootfs: Rootfs,
     image_volumes: Vec<plan::ImageVolume>,
     log: Option<PathBuf>,
+    /// It goes on from there instead of starting.
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Prepared {
@@ -102,24 +106,11 @@ impl Runtime {
         let supervisor = ready_supervisor(&pod).map_err(&what)?;
 
         let id = ContainerId::random();
-        let prepared = {
-            let (this, pod, id, facts) = (
-                Arc::clone(&self),
-                Arc::clone(&pod),
-                id.clone(),
-                supervisor.clone(),
-            );
-            blocking(move || this.prepare(&pod, &facts, id, config)).await
-        };
-        // Clients see nothing of it yet, and nothing was made that would have to be undone but the lease.
-        let prepared = match prepared {
-            Ok(mut prepared) => self.adjust(&pod, &mut prepared).await.map(|()| prepared),
-            Err(e) => Err(e),
-        };
-        let prepared = match prepared {
+        // Clients see nothing of it yet.
+        let prepared = match self.prepared(&pod, &supervisor, &id, config).await {
             Ok(prepared) => Arc::new(prepared),
             Err(e) => {
-                self.parts.images.release(id.as_str());
+                self.abandon(&id);
                 return Err(what(e));
             }
         };
@@ -132,7 +123,7 @@ impl Runtime {
         );
         if let Err(e) = self.save_container(&container) {
             self.note_container(ContainerEvent::Remove, &container).await;
-            self.parts.images.release(id.as_str());
+            self.abandon(&id);
             return Err(what(e));
         }
         self.index.add_container(&container);
@@ -158,6 +149,31 @@ impl Runtime {
         }
     }
 
+    /// Everything that has to be known, with what plugins make of it.
+    async fn prepared(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        supervisor: &Supervisor,
+        id: &ContainerId,
+        config: ContainerConfig,
+    ) -> Result<Prepared> {
+        let checkpoint = self.checkpoint_named(&config, pod, supervisor, id).await?;
+        let (this, of, id, facts) = (Arc::clone(self), Arc::clone(pod), id.clone(), supervisor.clone());
+        let mut prepared = blocking(move || this.prepare(&of, &facts, id, config, checkpoint)).await?;
+        self.adjust(pod, &mut prepared).await?;
+        Ok(prepared)
+    }
+
+    /// Gives back what a container had that did not come to be before it was known to anybody: the leases of images, and
+    /// an unpacked checkpoint.
+    fn abandon(&self, id: &ContainerId) {
+        self.parts.images.release(id.as_str());
+        let dir = self.paths.container(id);
+        if let Err(error) = remove_tree(&dir) {
+            warn!(container = ?id, %error, "remains of a container that failed could not be removed");
+        }
+    }
+
     /// Looks everything up and works out spec and facts. Changes nothing but taking the images' leases.
     fn prepare(
         &self,
@@ -165,26 +181,39 @@ impl Runtime {
         supervisor: &Supervisor,
         id: ContainerId,
         config: ContainerConfig,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<Prepared> {
-        let image = self.parts.images.resolve(&config.image.image).ok_or_else(|| {
-            Error::not_found(format!(
-                "image {:?} is not on this node; pull it first",
-                config.image.image
-            ))
-        })?;
+        let image = match &checkpoint {
+            Some(checkpoint) => Arc::clone(&checkpoint.base),
+            None => self.parts.images.resolve(&config.image.image).ok_or_else(|| {
+                Error::not_found(format!(
+                    "image {:?} is not on this node; pull it first",
+                    config.image.image
+                ))
+            })?,
+        };
+        // What clients see as its image is what they asked for.
+        let shown = checkpoint
+            .as_ref()
+            .and_then(|c| c.image.clone())
+            .unwrap_or_else(|| Arc::clone(&image));
         let rootfs = self.parts.images.lease(&image.id, id.as_str())?;
         let made = inputs::gather(self, pod, supervisor, &id, &config, &image, &rootfs.layers)?;
+        if let Some(checkpoint) = &checkpoint {
+            checkpoint.check_mounts(&made.spec)?;
+        }
         let log = log_path(&pod.config.log_directory, &config.log_path);
         let facts = ContainerFacts {
             late_hooks: false,
             pod: pod.id.clone(),
             created_at: now_nanos(),
-            image_id: image.id.clone(),
-            image_ref: image
+            image_id: shown.id.clone(),
+            image_ref: shown
                 .repo_digests
                 .first()
                 .cloned()
-                .unwrap_or_else(|| image.id.to_string()),
+                .unwrap_or_else(|| shown.id.to_string()),
+            restored: checkpoint.is_some(),
             log_path: log
                 .clone()
                 .unwrap_or_else(|| self.paths.default_log(&pod.id, &id)),
@@ -208,6 +237,7 @@ impl Runtime {
             rootfs,
             image_volumes: made.image_volumes,
             log,
+            checkpoint,
         })
     }
 
@@ -224,6 +254,11 @@ impl Runtime {
         blocking(move || this.make_directories(&of, &wanted)).await?;
         let cgroup = self.make_cgroup(prepared).await?;
         let (plan_json, runtime_json) = self.plans(pod, prepared, &cgroup)?;
+        let run = self.paths.container_run(&pod.id, &facts.id);
+        let restore_json = match &prepared.checkpoint {
+            Some(checkpoint) => checkpoint.plan(run.join("restore"))?,
+            None => Vec::new(),
+        };
         let created = supervisor
             .client
             .create(
@@ -231,6 +266,7 @@ impl Runtime {
                 CreateContainer {
                     plan_json,
                     runtime_json,
+                    restore_json,
                     log_path: prepared.log.clone(),
                     tty: facts.config.tty,
                     stdin: facts.config.stdin,
@@ -306,6 +342,9 @@ impl Runtime {
         // The root directory of the container is the upper one's, whatever husk's umask.
         copy_root_mode(&prepared.rootfs.layers, &layer.join("upper"), pod)?;
         volumes::fill(&layer, &prepared.rootfs.layers, &prepared.spec)?;
+        if let Some(checkpoint) = &prepared.checkpoint {
+            checkpoint.put_changes(&facts.id, &layer.join("upper"), &prepared.rootfs.layers)?;
+        }
         if let Some(dir) = prepared.log.as_deref().and_then(Path::parent) {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("create log directory {}", dir.display()))?;

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::types::MountLine;
 use crate::types::container::Propagation;
 use crate::types::error::{Context, Error, Result};
 
@@ -33,43 +34,11 @@ pub(super) fn check(source: &Path, wanted: Propagation) -> Result<()> {
 
 /// The mount that `path` is on: its mount point, and whether it is shared and a slave.
 fn mount_of(mountinfo: &str, path: &Path) -> Option<(PathBuf, bool, bool)> {
-    let mounts = mountinfo.lines().filter_map(|line| {
-        let (fields, _) = line.split_once(" - ")?;
-        let mut fields = fields.split(' ');
-        let point = PathBuf::from(unescape(fields.nth(4)?));
-        let mut tags = fields.skip(1);
-        let (mut shared, mut slave) = (false, false);
-        tags.by_ref().for_each(|tag| {
-            shared |= tag.starts_with("shared:");
-            slave |= tag.starts_with("master:");
-        });
-        path.starts_with(&point).then_some((point, shared, slave))
-    });
+    let tagged = |m: &MountLine<'_>, tag: &str| m.tags.split(' ').any(|t| t.starts_with(tag));
+    let on = MountLine::all(mountinfo).filter(|m| path.starts_with(&m.point));
     // Of several at one place the last covers the others.
-    mounts.max_by_key(|(point, ..)| point.components().count())
-}
-
-/// mountinfo writes blanks and the like as three octal digits.
-fn unescape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((plain, code)) = rest.split_once('\\') {
-        out.push_str(plain);
-        match code
-            .get(..3)
-            .and_then(|digits| u8::from_str_radix(digits, 8).ok())
-        {
-            Some(byte) => {
-                out.push(char::from(byte));
-                rest = &code[3..];
-            }
-            None => {
-                out.push('\\');
-                rest = code;
-            }
-        }
-    }
-    out + rest
+    on.max_by_key(|m| m.point.components().count())
+        .map(|m| (m.point.clone(), tagged(&m, "shared:"), tagged(&m, "master:")))
 }
 
 #[cfg(test)]

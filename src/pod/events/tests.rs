@@ -37,6 +37,7 @@ impl World {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
+            restored: false,
             late_hooks: false,
             runtime: None,
         };

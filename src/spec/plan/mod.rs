@@ -12,6 +12,7 @@ mod mounts;
 mod namespaces;
 mod options;
 mod process;
+mod restore;
 mod runtime;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use devices::{Device, DeviceKind};
 pub use mounts::{Attributes, ImageVolume, Mount, MountKind};
 pub use namespaces::{Namespace, NamespaceKind};
 pub use process::{Capabilities, Process, Rlimit, Scheduler, SeccompProgram, convert as hooks};
+pub use restore::RestorePlan;
 pub use runtime::{ExecCgroup, RuntimePlan, image_path};
 
 /// What the container's root file system is made of.

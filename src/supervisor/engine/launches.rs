@@ -41,7 +41,10 @@ impl Engine {
             stdio::pipes(config.stdin)?
         };
         let serial = self.serial();
-        let launch = if config.runtime_json.is_empty() {
+        let checkpoint = std::mem::take(&mut config.restore_json);
+        let launch = if !checkpoint.is_empty() {
+            self.runner.restore(&plan, &checkpoint, child)?
+        } else if config.runtime_json.is_empty() {
             self.runner.launch(&plan, child)?
         } else {
             self.runner
@@ -158,7 +161,12 @@ impl Engine {
                 }
                 self.container_ready(serial, console, notes);
             }
-            Ok(Progress::Running) => self.container_runs(serial),
+            Ok(Progress::Running) => {
+                if let Some(process) = pending.launch.take_process() {
+                    (container.pid, container.pidfd) = process;
+                }
+                self.container_runs(serial);
+            }
             Err(failure) => self.launch_failed(serial, failure),
         }
     }

@@ -166,6 +166,7 @@ fn create_container(c: proto::CreateContainer) -> plain::CreateContainer {
         exit_record_path: path(c.exit_record_path),
         kill_cgroup_on_exit: c.kill_cgroup_on_exit,
         runtime_json: c.runtime,
+        restore_json: c.restore,
     }
 }
 

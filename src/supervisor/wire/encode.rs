@@ -206,6 +206,7 @@ fn create_container(id: &str, create: &plain::CreateContainer) -> proto::CreateC
         exit_record_path: optional(create.exit_record_path.as_ref()),
         kill_cgroup_on_exit: create.kill_cgroup_on_exit,
         runtime: create.runtime_json.clone(),
+        restore: create.restore_json.clone(),
     }
 }
 

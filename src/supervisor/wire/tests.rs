@@ -67,6 +67,7 @@ fn ops() -> Vec<Op> {
             CreateContainer {
                 plan_json: b"{}".to_vec(),
                 runtime_json: b"{1}".to_vec(),
+                restore_json: b"{2}".to_vec(),
                 log_path: Some("/log/0.log".into()),
                 tty: true,
                 stdin: true,

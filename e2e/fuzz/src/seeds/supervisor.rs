@@ -34,6 +34,7 @@ pub fn packets() -> Vec<Seed> {
     };
     let create = CreateContainer {
         runtime_json: Vec::new(),
+        restore_json: br#"{"program":"/usr/sbin/criu","images":"/x","streams":["","pipe:[1]"]}"#.to_vec(),
         plan_json: br#"{"mounts":[{"destination":"/x","kind":"Cgroup"}],"process":{"args":["sh"]}}"#.to_vec(),
         log_path: Some("/var/log/pods/x/0.log".into()),
         tty: true,

@@ -1,0 +1,461 @@
+//! Checkpoints: containers written down by criu, and going on from there.
+//!
+//! A criu that is older than the kernel often cannot work at all. Where that is so the tests see that husk says so;
+//! `HUSK_E2E_CRIU` names another one. On the node of `make vm` Debian's criu works.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use husk_e2e::config::{ContainerConfigExt, PodConfigExt, namespaces, script, sleeper};
+use husk_e2e::husk::shared_registry;
+use husk_e2e::image::{Image, Layer};
+use husk_e2e::v1::*;
+use husk_e2e::{CriExt, Husk, Options, eventually, logs, process, run_with};
+use tonic::Code;
+
+/// The criu to test with; `None` if there is none that works on this node.
+fn criu() -> Option<PathBuf> {
+    let path = std::env::var("HUSK_E2E_CRIU").unwrap_or_else(|_| "/usr/sbin/criu".into());
+    let check = Command::new(&path).arg("check").output();
+    check.is_ok_and(|o| o.status.success()).then(|| path.into())
+}
+
+/// A configuration with that level.
+fn level(level: &str) -> Options {
+    let criu = criu().map_or(String::new(), |path| path.display().to_string());
+    Options::new()
+        .builtin_network()
+        .toml(&format!("[checkpoint]\nlevel = {level:?}\ncriu = {criu:?}\n"))
+}
+
+/// Runs a test where criu works. Where it does not, a checkpoint is refused with the reason, which is all there is to see.
+async fn where_criu_works(test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
+    run_with(level("restore"), async |husk| {
+        if criu().is_some() {
+            return test(husk).await;
+        }
+        let image = husk.busybox().await?;
+        let pod = husk.cri.pod(husk.pod_config("refused")).await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+        let location = husk.dir().join("refused.tar");
+        let refused = checkpoint(husk, &id, &location)
+            .await
+            .refused_with(Code::Unimplemented)?;
+        ensure!(refused.message().contains("criu"), "{refused:?}");
+        ensure!(!location.exists(), "something was written");
+        eprintln!("not tested further: {}", refused.message());
+        Ok(())
+    })
+    .await
+}
+
+async fn checkpoint(husk: &Husk, id: &str, location: &Path) -> Result<(), tonic::Status> {
+    let request = CheckpointContainerRequest {
+        container_id: id.into(),
+        location: location.display().to_string(),
+        timeout: 0,
+    };
+    husk.cri.runtime().checkpoint_container(request).await.map(drop)
+}
+
+/// Counts in memory, on stdout and in a file; has changed, made and deleted files. SIGTERM ends it with 7.
+const COUNTER: &str = "echo begun >> /begun; rm /etc/passwd; trap 'exit 7' TERM; \
+                       i=0; while :; do i=$((i+1)); echo $i; echo $i > /count; sleep 0.2; done";
+
+/// A container as kubelet would have it: filtered, without new privileges, with parts of `/proc` and `/sys` hidden.
+fn counter(name: &str, image: &str) -> ContainerConfig {
+    let mut config = script(name, image, COUNTER);
+    let paths = |list: &[&str]| list.iter().map(|p| (*p).to_owned()).collect();
+    let security = config.security();
+    security.no_new_privs = true;
+    security.masked_paths = paths(&[
+        "/proc/acpi",
+        "/proc/kcore",
+        "/proc/keys",
+        "/proc/timer_list",
+        "/sys/firmware",
+    ]);
+    security.readonly_paths = paths(&[
+        "/proc/bus",
+        "/proc/fs",
+        "/proc/irq",
+        "/proc/sys",
+        "/proc/sysrq-trigger",
+    ]);
+    security.namespace_options = Some(namespaces(
+        NamespaceMode::Pod,
+        NamespaceMode::Container,
+        NamespaceMode::Pod,
+    ));
+    config
+}
+
+/// The same, to be made from a checkpoint.
+fn restored(name: &str, from: &str) -> ContainerConfig {
+    let mut config = counter(name, from);
+    config.command.clear();
+    config
+}
+
+/// The last number in a container's log, once there is one.
+async fn counted(husk: &Husk, id: &str) -> Result<u64> {
+    let path = husk.cri.status(id).await?.log_path;
+    eventually("the container counts", async || {
+        let log = logs::read(path.as_ref())?;
+        Ok(log.last().map(|r| String::from_utf8_lossy(&r.text).into_owned()))
+    })
+    .await?
+    .parse()
+    .context("a number")
+}
+
+async fn own_network(husk: &Husk, name: &str) -> Result<husk_e2e::Pod> {
+    Ok(husk.cri.pod(husk.pod_config(name).with_own_network()).await?)
+}
+
+#[tokio::test]
+async fn a_container_goes_on_from_its_checkpoint_in_another_pod() -> Result<()> {
+    where_criu_works(async |husk| {
+        let image = husk.busybox().await?;
+        let first = own_network(husk, "first").await?;
+        let id = husk.cri.launch(&first, counter("counter", &image)).await?;
+        eventually("it has counted to 3", async || {
+            Ok((counted(husk, &id).await? >= 3).then_some(()))
+        })
+        .await?;
+        let location = husk.dir().join("checkpoint.tar");
+        checkpoint(husk, &id, &location).await?;
+
+        // It goes on where it is, as if nothing had been.
+        let seen = counted(husk, &id).await?;
+        eventually("it goes on", async || {
+            Ok((counted(husk, &id).await? > seen).then_some(()))
+        })
+        .await?;
+        let mode = std::os::unix::fs::PermissionsExt::mode(&std::fs::metadata(&location)?.permissions());
+        ensure!(mode & 0o777 == 0o600, "{mode:o}: it holds memory");
+        let names = Command::new("tar").arg("tf").arg(&location).output()?.stdout;
+        let names = String::from_utf8(names)?;
+        for name in [
+            "config.dump",
+            "spec.dump",
+            "status",
+            "rootfs-diff.tar",
+            "dump.log",
+            "stats-dump",
+            "checkpoint/inventory.img",
+            "checkpoint/descriptors.json",
+        ] {
+            ensure!(names.lines().any(|l| l == name), "{name} is missing in {names}");
+        }
+
+        // In another pod, while the first one lives.
+        let second = own_network(husk, "second").await?;
+        let again = husk
+            .cri
+            .create(&second, restored("again", &location.display().to_string()))
+            .await?;
+        husk.cri.start(&again).await?;
+        let status = husk.cri.status(&again).await?;
+        ensure!(status.state() == ContainerState::ContainerRunning, "{status:?}");
+        let log = logs::read(status.log_path.as_ref())?;
+        let reached = counted(husk, &again).await?;
+        let log = if log.is_empty() {
+            logs::read(status.log_path.as_ref())?
+        } else {
+            log
+        };
+        let first_line = String::from_utf8_lossy(&log[0].text).parse::<u64>()?;
+        ensure!(
+            first_line >= 3 && first_line <= seen + 1,
+            "it went on at {first_line}, not at {seen}"
+        );
+        ensure!(reached >= first_line);
+
+        // Its files, and not those of a container that starts.
+        let files = husk
+            .cri
+            .sh(&again, "cat /begun; ls /etc; cat /etc/hostname")
+            .await?;
+        ensure!(files.matches("begun").count() == 1, "it began anew: {files}");
+        ensure!(!files.contains("passwd"), "a deleted file is back: {files}");
+        // What the pod has, it has: network, cgroup, limits on what it may do.
+        let pid = husk.cri.pid(&again).await?;
+        let other = husk.cri.pid(&id).await?;
+        for kind in ["net", "ipc", "uts"] {
+            let of = |pid: i32| process::namespace(&pid.to_string(), kind);
+            let sandbox = process::parent(pid)?;
+            ensure!(of(pid)? == of(sandbox)? && of(pid)? != of(other)?, "{kind}");
+        }
+        let status_of = |pid: i32| process::status(pid);
+        for key in [
+            "CapEff",
+            "CapBnd",
+            "NoNewPrivs",
+            "Seccomp",
+            "Seccomp_filters",
+            "Uid",
+            "Groups",
+        ] {
+            ensure!(status_of(pid).get(key) == status_of(other).get(key), "{key}");
+        }
+        let look =
+            "wc -c < /proc/keys; ls /sys/firmware | wc -l; (echo 1 > /proc/sys/kernel/panic) 2>&1 || true";
+        let hidden = husk.cri.sh(&again, look).await?;
+        ensure!(
+            hidden.starts_with("0\n0\n") && hidden.contains("Read-only"),
+            "{hidden:?}"
+        );
+        let cgroup = |pid: i32| process::cgroup_dir(pid, "memory");
+        ensure!(
+            cgroup(pid)?.to_string_lossy().contains(&again),
+            "{:?}",
+            cgroup(pid)?
+        );
+
+        // It ends as any other, and so does the first.
+        for container in [&again, &id] {
+            husk.cri.stop(container, 10).await?;
+            let status = husk.cri.status(container).await?;
+            ensure!(status.exit_code == 7 && status.reason == "Error", "{status:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_image_can_be_a_checkpoint() -> Result<()> {
+    where_criu_works(async |husk| {
+        let image = husk.busybox().await?;
+        let pod = own_network(husk, "image").await?;
+        let volume = husk.share("volume")?;
+        std::fs::write(volume.join("kept"), "old")?;
+        let with_volume = |config: ContainerConfig| config.mounted(&volume, "/volume", |_| {});
+        let id = husk
+            .cri
+            .launch(&pod, with_volume(counter("counter", &image)))
+            .await?;
+        counted(husk, &id).await?;
+        let location = husk.dir().join("checkpoint.tar");
+        checkpoint(husk, &id, &location).await?;
+        husk.cri.remove_pod(&pod.id).await?;
+
+        let registry = shared_registry()?;
+        let built = Image::new()
+            .layer(Layer::from_tar(std::fs::read(&location)?))
+            .build()?;
+        registry.push("checkpoints/counter", "1", &built)?;
+        let reference = format!("{}/checkpoints/counter:1", registry.host());
+        husk.cri.pull(&reference).await?;
+        // The image below it is fetched again: nobody has to know of it.
+        husk.cri.remove_image(&image).await?;
+
+        std::fs::write(volume.join("kept"), "new")?;
+        let pod = own_network(husk, "again").await?;
+        let again = husk
+            .cri
+            .create(&pod, with_volume(restored("again", &reference)))
+            .await?;
+        husk.cri.start(&again).await?;
+        counted(husk, &again).await?;
+        ensure!(husk.cri.sh(&again, "cat /volume/kept /begun").await? == "newbegun");
+        let status = husk.cri.status(&again).await?;
+        let image = husk.cri.image(&reference).await?.context("the image is here")?;
+        ensure!(status.image_id == image.id, "{status:?}");
+        husk.cri.stop(&again, 10).await?;
+        ensure!(husk.cri.status(&again).await?.exit_code == 7);
+        // Without the volume it cannot go on, and the reason is told.
+        let refused = husk.cri.create(&pod, restored("lost", &reference)).await;
+        let refused = refused.refused_with(Code::InvalidArgument)?;
+        ensure!(refused.message().contains("\"/volume\""), "{refused:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_daemon_in_between_changes_nothing() -> Result<()> {
+    where_criu_works(async |husk| {
+        let image = husk.busybox().await?;
+        let pod = own_network(husk, "between").await?;
+        let id = husk.cri.launch(&pod, counter("counter", &image)).await?;
+        counted(husk, &id).await?;
+        let location = husk.dir().join("checkpoint.tar");
+        checkpoint(husk, &id, &location).await?;
+        husk.cri.remove(&id).await?;
+        let again = husk
+            .cri
+            .create(&pod, restored("again", &location.display().to_string()))
+            .await?;
+        husk.kill()?;
+        husk.start_again().await?;
+        husk.cri.start(&again).await?;
+        counted(husk, &again).await?;
+        husk.kill()?;
+        husk.start_again().await?;
+        let reached = counted(husk, &again).await?;
+        eventually("it goes on", async || {
+            Ok((counted(husk, &again).await? > reached).then_some(()))
+        })
+        .await?;
+        husk.cri.stop(&again, 10).await?;
+        ensure!(husk.cri.status(&again).await?.exit_code == 7);
+        // One that is never started leaves nothing either.
+        husk.cri
+            .create(&pod, restored("idle", &location.display().to_string()))
+            .await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_is_no_checkpoint_is_refused_in_words() -> Result<()> {
+    where_criu_works(async |husk| {
+        let image = husk.busybox().await?;
+        let pod = own_network(husk, "bad").await?;
+        let dir = husk.dir().join("bad");
+        std::fs::create_dir(&dir)?;
+        let tar = |name: &str, layer: Layer| -> Result<String> {
+            let path = dir.join(name);
+            let built = Image::new()
+                .layer(layer.compressed(husk_e2e::image::Compression::None))
+                .build()?;
+            std::fs::write(&path, &built.layers[0].data)?;
+            Ok(path.display().to_string())
+        };
+        std::fs::write(dir.join("garbage"), vec![b'x'; 100_000])?;
+        let config = |text: &str| {
+            Layer::new()
+                .file("config.dump", text, 0o644)
+                .file("spec.dump", r#"{"ociVersion":"1.2.0"}"#, 0o644)
+                .dir("checkpoint/")
+        };
+        let of_image = format!(r#"{{"rootfsImage":{image:?}}}"#);
+        for (name, code, words) in [
+            (dir.join("garbage").display().to_string(), None, "unpack"),
+            (
+                tar("empty", Layer::new())?,
+                Some(Code::InvalidArgument),
+                "not a checkpoint",
+            ),
+            (
+                tar("no-json", config("{"))?,
+                Some(Code::InvalidArgument),
+                "config.dump",
+            ),
+            (
+                tar("no-image", config("{}"))?,
+                Some(Code::InvalidArgument),
+                "which image",
+            ),
+            (
+                tar("links", config(&of_image).symlink("config.dump", "/etc/passwd"))?,
+                Some(Code::InvalidArgument),
+                "not a checkpoint",
+            ),
+            (
+                tar(
+                    "streams",
+                    config(&of_image).file("checkpoint/descriptors.json", "7", 0o644),
+                )?,
+                Some(Code::InvalidArgument),
+                "descriptors.json",
+            ),
+            (
+                tar(
+                    "changes",
+                    config(&of_image).file("rootfs-diff.tar", vec![b'x'; 5000], 0o644),
+                )?,
+                None,
+                "rootfs-diff.tar",
+            ),
+            (
+                dir.join("missing").display().to_string(),
+                Some(Code::NotFound),
+                "not on this node",
+            ),
+        ] {
+            let refused = husk.cri.create(&pod, restored("bad", &name)).await.refused()?;
+            ensure!(refused.message().contains(words), "{name}: {refused:?}");
+            ensure!(
+                code.is_none_or(|code| refused.code() == code),
+                "{name}: {refused:?}"
+            );
+        }
+        // criu's own images are criu's to judge.
+        let hollow = tar("hollow", config(&of_image))?;
+        let id = husk.cri.create(&pod, restored("hollow", &hollow)).await?;
+        let refused = husk.cri.start(&id).await.refused()?;
+        ensure!(refused.message().contains("restore.log"), "{refused:?}");
+        ensure!(husk.cri.status(&id).await?.reason == "StartError");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_node_restores_nothing_unless_it_is_told_to() -> Result<()> {
+    run_with(level("checkpoint"), async |husk| {
+        let image = husk.busybox().await?;
+        let pod = own_network(husk, "not-allowed").await?;
+        let archive = Layer::new()
+            .file("config.dump", format!(r#"{{"rootfsImage":{image:?}}}"#), 0o644)
+            .file("spec.dump", r#"{"ociVersion":"1.2.0"}"#, 0o644)
+            .dir("checkpoint/");
+        let built = Image::new().layer(archive).build()?;
+        let registry = shared_registry()?;
+        registry.push("checkpoints/forbidden", "1", &built)?;
+        let reference = format!("{}/checkpoints/forbidden:1", registry.host());
+        husk.cri.pull(&reference).await?;
+        let file = husk.dir().join("checkpoint.tar");
+        std::fs::write(&file, "anything")?;
+        for name in [reference, file.display().to_string()] {
+            let refused = husk.cri.create(&pod, restored("no", &name)).await;
+            let refused = refused.refused_with(Code::PermissionDenied)?;
+            ensure!(refused.message().contains("[checkpoint] level"), "{refused:?}");
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn checkpoints_are_refused_with_the_reason_that_applies() -> Result<()> {
+    run_with(level("none"), async |husk| {
+        let image = husk.busybox().await?;
+        let pod = husk.cri.pod(husk.pod_config("checkpoint")).await?;
+        let id = husk.cri.create(&pod, sleeper("main", &image)).await?;
+        let location = husk.dir().join("checkpoint.tar");
+        checkpoint(husk, "0123456789abcdef", &location)
+            .await
+            .refused_with(Code::NotFound)?;
+        let refused = checkpoint(husk, &id, &location)
+            .await
+            .refused_with(Code::FailedPrecondition)?;
+        ensure!(refused.message().contains("not running"), "{refused:?}");
+        husk.cri.start(&id).await?;
+        for wrong in ["relative", "/"] {
+            checkpoint(husk, &id, Path::new(wrong))
+                .await
+                .refused_with(Code::InvalidArgument)?;
+        }
+        let request = CheckpointContainerRequest {
+            container_id: id.clone(),
+            location: location.display().to_string(),
+            timeout: -1,
+        };
+        let negative = husk.cri.runtime().checkpoint_container(request).await;
+        negative.refused_with(Code::InvalidArgument)?;
+        let refused = checkpoint(husk, &id, &location)
+            .await
+            .refused_with(Code::FailedPrecondition)?;
+        ensure!(refused.message().contains("switched off"), "{refused:?}");
+        ensure!(!location.exists(), "something was written");
+        ensure!(husk.cri.status(&id).await?.state() == ContainerState::ContainerRunning);
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,176 @@
+//! CheckpointContainer, and containers that are made from what it wrote.
+
+mod archive;
+mod dump;
+mod restore;
+
+pub(super) use restore::Checkpoint;
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::config::CheckpointLevel as Level;
+use crate::image::layer::remove_tree;
+use crate::types::error::{Context, Error, Kind, Result};
+use crate::types::time::now_nanos;
+use crate::types::{ContainerState, Digest};
+
+use super::container::Container;
+use super::criu::Criu;
+use super::{Runtime, blocking, detached};
+
+use archive::{Description, Standing};
+use dump::Subject;
+
+impl Runtime {
+    /// Writes a running container down, processes with memory and changed files, into the archive `location`. The
+    /// container goes on. With a `limit` the answer comes no later than that; what was begun is then still brought to
+    /// an end, for a dump cannot be broken off without harm to the processes.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for a location that is no absolute path; `FailedPrecondition` unless the container
+    /// runs, or where checkpoints are switched off; `Unimplemented` where criu is missing or cannot work with this kernel,
+    /// and for containers that husk cannot write down; `DeadlineExceeded`; what criu said.
+    pub async fn checkpoint_container(
+        self: &Arc<Self>,
+        id: &str,
+        location: &str,
+        limit: Option<Duration>,
+    ) -> Result<()> {
+        let container = self.find_container(id)?;
+        let what = |e: Error| e.context(format!("checkpoint container {id}"));
+        self.check_checkpoint(&container, location).map_err(what)?;
+        let criu = Criu::find(&self.parts.config.checkpoint).await.map_err(what)?;
+        let (this, location) = (Arc::clone(self), PathBuf::from(location));
+        let work = detached(async move {
+            // Each may need as much disk as its container has memory.
+            let _turn = this.checkpoints.lock().await;
+            let (runtime, of) = (Arc::clone(&this), Arc::clone(&container));
+            blocking(move || runtime.write_checkpoint(&criu, &of, &location)).await
+        });
+        let outcome = match limit {
+            None => work.await,
+            Some(limit) => tokio::time::timeout(limit, work).await.unwrap_or_else(|_| {
+                Err(Error::new(
+                    Kind::DeadlineExceeded,
+                    format!("it takes longer than {} s and goes on", limit.as_secs()),
+                ))
+            }),
+        };
+        outcome.map_err(what)
+    }
+
+    fn check_checkpoint(&self, container: &Container, location: &str) -> Result<()> {
+        let location = Path::new(location);
+        let cannot = |why: &str| Err(Error::new(Kind::Unimplemented, why));
+        if !location.is_absolute() || location.file_name().is_none() {
+            return Err(Error::invalid(format!(
+                "location {location:?} is not an absolute path of a file"
+            )));
+        }
+        if container.state() != ContainerState::Running {
+            return Err(Error::precondition("it is not running"));
+        }
+        if self.parts.config.checkpoint.level == Level::None {
+            return Err(Error::precondition(
+                "checkpoints are switched off: [checkpoint] level in husk's configuration",
+            ));
+        }
+        let facts = &container.facts;
+        if facts.runtime.is_some() {
+            return cannot(
+                "an external OCI runtime made it; husk checkpoints containers of its own executor",
+            );
+        }
+        if facts.config.tty {
+            return cannot("it runs on a terminal, whose other end is husk's");
+        }
+        if facts.config.security.namespaces.own_user().is_some() {
+            return cannot("its pod has a user namespace");
+        }
+        Ok(())
+    }
+
+    /// Blocks for as long as criu and the disk take.
+    fn write_checkpoint(&self, criu: &Criu, container: &Container, location: &Path) -> Result<()> {
+        if let Some(parent) = location.parent()
+            && !parent.is_dir()
+        {
+            return Err(Error::precondition(format!(
+                "{} is not a directory: create it",
+                parent.display()
+            )));
+        }
+        let dir = self.paths.container(container.id()).join("dump");
+        remove_tree(&dir).with_context(|| format!("delete {}", dir.display()))?;
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&dir)
+            .with_context(|| format!("create {}", dir.display()))?;
+        let outcome = self
+            .fill(criu, container, &dir)
+            .and_then(|()| archive::pack(&dir, location));
+        if let Err(error) = remove_tree(&dir) {
+            warn!(container = ?container.id(), %error, "what a checkpoint left cannot be deleted");
+        }
+        outcome?;
+        info!(container = ?container.id(), location = %location.display(), criu = criu.version, "container checkpointed");
+        Ok(())
+    }
+
+    fn fill(&self, criu: &Criu, container: &Container, dir: &Path) -> Result<()> {
+        let facts = &container.facts;
+        let status = container.status();
+        let spec_path = self.paths.spec(&facts.pod, &facts.id);
+        let spec = std::fs::read(&spec_path).with_context(|| format!("read {}", spec_path.display()))?;
+        let subject = Subject {
+            pid: status.pid,
+            spec: serde_json::from_slice(&spec).context("read the container's spec")?,
+            upper: self.paths.container(&facts.id).join("upper"),
+        };
+        dump::dump(criu, &subject, dir)?;
+        let spec_dump = dir.join(archive::SPEC);
+        std::fs::write(&spec_dump, spec).with_context(|| format!("write {}", spec_dump.display()))?;
+        archive::write_json(
+            dir,
+            archive::CONFIG,
+            &Description {
+                id: facts.id.to_string(),
+                name: facts.config.metadata.name.clone(),
+                rootfs_image: facts.config.image.image.clone(),
+                rootfs_image_ref: facts.image_id.to_string(),
+                rootfs_image_name: self.name_of(&facts.image_id),
+                runtime: "husk".to_owned(),
+                created_time: archive::time(facts.created_at),
+                checkpointed_time: archive::time(now_nanos()),
+                restored_time: archive::time(0),
+                restored: false,
+            },
+        )?;
+        archive::write_json(
+            dir,
+            archive::STATUS,
+            &Standing {
+                created_at: facts.created_at,
+                started_at: status.started_at,
+                finished_at: status.finished_at,
+                exit_code: status.exit_code,
+                pid: status.pid,
+                reason: status.reason,
+                message: status.message,
+            },
+        )
+    }
+
+    /// A name by which another node can pull the image.
+    fn name_of(&self, image: &Digest) -> String {
+        let image = self.parts.images.resolve(&image.to_string());
+        image
+            .and_then(|i| i.repo_tags.first().or(i.repo_digests.first()).cloned())
+            .unwrap_or_default()
+    }
+}
