@@ -114,6 +114,15 @@ async fn own_network(husk: &Husk, name: &str) -> Result<husk_e2e::Pod> {
     Ok(husk.cri.pod(husk.pod_config(name).with_own_network()).await?)
 }
 
+/// Whether this process has `CAP_SYS_RESOURCE`, and so husk.
+fn may_set_limits() -> bool {
+    let own = process::status(std::process::id().cast_signed());
+    let effective = own
+        .get("CapEff")
+        .and_then(|set| u64::from_str_radix(set, 16).ok());
+    effective.is_some_and(|set| set & (1 << 24) != 0)
+}
+
 #[tokio::test]
 async fn a_container_goes_on_from_its_checkpoint_in_another_pod() -> Result<()> {
     where_criu_works(async |husk| {
@@ -270,6 +279,66 @@ async fn an_image_can_be_a_checkpoint() -> Result<()> {
         let refused = husk.cri.create(&pod, restored("lost", &reference)).await;
         let refused = refused.refused_with(Code::InvalidArgument)?;
         ensure!(refused.message().contains("\"/volume\""), "{refused:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_a_container_is_in_the_middle_of_goes_along() -> Result<()> {
+    where_criu_works(async |husk| {
+        let image = husk.busybox().await?;
+        // criu reads the limits of another user's processes, which takes a capability that not every machine has.
+        let user = if may_set_limits() { 1000 } else { 0 };
+        // Process ids are the container's own, or shared in the pod.
+        for (name, pids) in [("own", NamespaceMode::Container), ("shared", NamespaceMode::Pod)] {
+            let options = namespaces(NamespaceMode::Pod, pids, NamespaceMode::Pod);
+            let pod_config = |suffix: &str| {
+                let config = husk.pod_config(&format!("{name}-{suffix}"));
+                config.with_namespaces(options.clone())
+            };
+            let config = |from: &str| {
+                // A user of its own, a pipe in between, a listener, a connection, a file that is open and deleted.
+                let text = "nc -ll -p 8080 -e cat & nc 127.0.0.1 8080 < /dev/zero > /dev/null & \
+                            exec 5> /tmp/gone; rm /tmp/gone; trap 'exit 9' TERM; \
+                            (while :; do echo tick; sleep 0.1; done) | while read x; do echo $x; echo $x >&5; done & \
+                            read line; echo got $line; wait";
+                let mut config = script("busy", from, text);
+                config.stdin = true;
+                config.security().run_as_user = Some(Int64Value { value: user });
+                config.security().namespace_options = Some(options.clone());
+                config
+            };
+            let pod = husk.cri.pod(pod_config("first")).await?;
+            let id = husk.cri.launch(&pod, config(&image)).await?;
+            let log = husk.cri.status(&id).await?.log_path;
+            let ticks = async |log: &str, more: usize| {
+                eventually("it ticks", async || Ok((logs::read(log.as_ref())?.len() >= more).then_some(()))).await
+            };
+            ticks(&log, 3).await?;
+            let listening = "nc -w 2 127.0.0.1 8080 < /etc/hostname | grep -c .";
+            let location = husk.dir().join(format!("{name}.tar"));
+            checkpoint(husk, &id, &location).await.with_context(|| name.to_owned())?;
+            let seen = logs::read(log.as_ref())?.len();
+            ticks(&log, seen + 3).await?;
+            ensure!(husk.cri.sh(&id, listening).await? == "1", "{name}: it no longer listens");
+            husk.cri.remove_pod(&pod.id).await?;
+
+            let pod = husk.cri.pod(pod_config("second")).await?;
+            let mut again = config(&location.display().to_string());
+            again.command.clear();
+            let id = husk.cri.create(&pod, again).await?;
+            husk.cri.start(&id).await.with_context(|| name.to_owned())?;
+            let log = husk.cri.status(&id).await?.log_path;
+            ticks(&log, 3).await?;
+            ensure!(husk.cri.sh(&id, listening).await? == "1", "{name}: the listener is lost");
+            ensure!(husk.cri.sh(&id, "id -u").await? == user.to_string());
+            let open = husk.cri.sh(&id, "ls -l /proc/1/fd /proc/[0-9]*/fd 2>/dev/null | grep -c 'gone (deleted)'");
+            ensure!(open.await? != "0", "{name}: the open file is lost");
+            husk.cri.stop(&id, 10).await?;
+            ensure!(husk.cri.status(&id).await?.exit_code == 9, "{name}");
+            husk.cri.remove_pod(&pod.id).await?;
+        }
         Ok(())
     })
     .await
