@@ -192,9 +192,16 @@ async fn a_container_goes_on_from_its_checkpoint_in_another_pod() -> Result<()> 
         // What the pod has, it has: network, cgroup, limits on what it may do.
         let pid = husk.cri.pid(&again).await?;
         let other = husk.cri.pid(&id).await?;
+        // Once the helper that ran criu has ended, its parent is the supervisor.
+        let sandbox = eventually("the supervisor is its parent", async || {
+            let parent = process::parent(pid)?;
+            // The helper has mounts of its own.
+            let mounts = |pid: &str| process::namespace(pid, "mnt").ok();
+            Ok((mounts(&parent.to_string()) == mounts("self")).then_some(parent))
+        })
+        .await?;
         for kind in ["net", "ipc", "uts"] {
             let of = |pid: i32| process::namespace(&pid.to_string(), kind);
-            let sandbox = process::parent(pid)?;
             ensure!(of(pid)? == of(sandbox)? && of(pid)? != of(other)?, "{kind}");
         }
         let status_of = |pid: i32| process::status(pid);

@@ -96,8 +96,7 @@ pub struct Runtime {
     container_operations: Operations<(PodId, ContainerMetadata), ContainerConfig, ContainerId>,
     execs: exec::Execs,
     events: events::Events,
-    /// Held while a container is written down.
-    checkpoints: tokio::sync::Mutex<()>,
+    checkpoints: checkpoint::Checkpoints,
     plugins: OnceLock<Arc<dyn plugins::Plugins>>,
     /// The node's pod ranges as kubelet told them.
     pod_cidr: std::sync::Mutex<String>,
@@ -119,7 +118,7 @@ impl Runtime {
             container_operations: Operations::default(),
             execs: exec::Execs::default(),
             events: events::Events::default(),
-            checkpoints: tokio::sync::Mutex::default(),
+            checkpoints: checkpoint::Checkpoints::default(),
             plugins: OnceLock::new(),
             pod_cidr: std::sync::Mutex::default(),
         }))

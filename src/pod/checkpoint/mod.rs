@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::{Mutex, Semaphore};
 use tracing::{info, warn};
 
 use crate::config::CheckpointLevel as Level;
@@ -25,6 +26,24 @@ use super::{Runtime, blocking, detached};
 
 use archive::{Description, Standing};
 use dump::Subject;
+
+/// Most checkpoints that are being written or wait for it.
+const MAX_WAITING: usize = 32;
+
+/// Who writes a checkpoint: one at a time.
+pub(super) struct Checkpoints {
+    places: Semaphore,
+    turn: Mutex<()>,
+}
+
+impl Default for Checkpoints {
+    fn default() -> Self {
+        Self {
+            places: Semaphore::new(MAX_WAITING),
+            turn: Mutex::default(),
+        }
+    }
+}
 
 impl Runtime {
     /// Writes a running container down, processes with memory and changed files, into the archive `location`. The
@@ -47,8 +66,14 @@ impl Runtime {
         let criu = Criu::find(&self.parts.config.checkpoint).await.map_err(what)?;
         let (this, location) = (Arc::clone(self), PathBuf::from(location));
         let work = detached(async move {
+            let _place = this.checkpoints.places.try_acquire().map_err(|_| {
+                Error::new(
+                    Kind::ResourceExhausted,
+                    format!("{MAX_WAITING} checkpoints are being written or wait for it"),
+                )
+            })?;
             // Each may need as much disk as its container has memory.
-            let _turn = this.checkpoints.lock().await;
+            let _turn = this.checkpoints.turn.lock().await;
             let (runtime, of) = (Arc::clone(&this), Arc::clone(&container));
             blocking(move || runtime.write_checkpoint(&criu, &of, &location)).await
         });

@@ -11,8 +11,8 @@ use oci_spec::runtime::Spec;
 use tracing::{info, warn};
 
 use crate::config::CheckpointLevel as Level;
+use crate::image::Image;
 use crate::image::layer::{Limits, remove_tree, unpack_unverified};
-use crate::image::{Image, lookup};
 use crate::spec::plan::RestorePlan;
 use crate::supervisor::protocol::RESTORES;
 use crate::types::error::{Context, Error, Kind, Result};
@@ -56,10 +56,19 @@ impl Runtime {
         id: &ContainerId,
     ) -> Result<Option<Checkpoint>> {
         let name = &config.image.image;
-        let (this, wanted, own) = (Arc::clone(self), name.clone(), id.clone());
-        let Some((files, image)) = blocking(move || this.files_of_checkpoint(&wanted, &own)).await? else {
-            return Ok(None);
+        let (files, image) = match self.parts.images.resolve(name) {
+            Some(image) => match self.files_in_image(&image, id)? {
+                Some(files) => (files, Some(image)),
+                None => return Ok(None),
+            },
+            None if is_archive(name) => (self.paths.container(id).join(UNPACKED), None),
+            None => return Ok(None),
         };
+        self.check_allowed(name)?;
+        if image.is_none() {
+            let (archive, dir) = (PathBuf::from(name), files.clone());
+            blocking(move || unpack(&archive, &dir)).await?;
+        }
         let what = |e: Error| e.context(format!("restore the checkpoint {name:?}"));
         let handler = self.parts.handlers.find(&supervisor.facts.handler)?;
         refuse_what_cannot_be(config, pod, supervisor, handler.options.is_builtin()).map_err(what)?;
@@ -78,39 +87,12 @@ impl Runtime {
         }))
     }
 
-    /// The directory of the checkpoint's files; an archive is unpacked into the directory of the container `id`.
-    fn files_of_checkpoint(
-        &self,
-        name: &str,
-        id: &ContainerId,
-    ) -> Result<Option<(PathBuf, Option<Arc<Image>>)>> {
-        if let Some(image) = self.parts.images.resolve(name) {
-            let layers = self.parts.images.lease(&image.id, id.as_str())?.layers;
-            let found = lookup::find(&layers, Path::new("/config.dump"))?;
-            let dir = found
-                .as_deref()
-                .and_then(Path::parent)
-                .filter(|dir| archive::is_checkpoint(dir));
-            let Some(dir) = dir else { return Ok(None) };
-            self.check_allowed(name)?;
-            return Ok(Some((dir.to_owned(), Some(image))));
-        }
-        let path = Path::new(name);
-        if !path.is_absolute() || !path.is_file() {
-            return Ok(None);
-        }
-        self.check_allowed(name)?;
-        let dir = self.paths.container(id).join(UNPACKED);
-        let outcome = unpack(path, &dir).and_then(|()| match archive::is_checkpoint(&dir) {
-            true => Ok(()),
-            false => Err(Error::invalid(format!(
-                "{name} is not a checkpoint: {}, {} or {} is missing",
-                archive::CONFIG,
-                archive::SPEC,
-                archive::IMAGES
-            ))),
-        });
-        outcome.map(|()| Some((dir, None)))
+    /// The files of the checkpoint that an image holds, if it does. Each container asks this: it takes no time.
+    fn files_in_image(&self, image: &Image, id: &ContainerId) -> Result<Option<PathBuf>> {
+        // Held from here on, or the files could go.
+        let layers = self.parts.images.lease(&image.id, id.as_str())?.layers;
+        let top = layers.into_iter().next();
+        Ok(top.filter(|dir| archive::is_checkpoint(dir)))
     }
 
     fn check_allowed(&self, name: &str) -> Result<()> {
@@ -216,6 +198,11 @@ impl Checkpoint {
     }
 }
 
+/// Whether a name that is no image's is that of a file.
+fn is_archive(name: &str) -> bool {
+    Path::new(name).is_absolute() && Path::new(name).is_file()
+}
+
 /// The places in which `had` has a mount and `has` does not.
 fn missing(had: &Spec, has: &Spec) -> Vec<String> {
     let places = |spec: &Spec| -> Vec<PathBuf> {
@@ -229,12 +216,21 @@ fn missing(had: &Spec, has: &Spec) -> Vec<String> {
         .collect()
 }
 
-fn unpack(archive: &Path, dir: &Path) -> Result<()> {
+fn unpack(path: &Path, dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    let what = || format!("unpack {}", archive.display());
+    let what = || format!("unpack {}", path.display());
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    let file = File::open(archive).with_context(what)?;
+    let file = File::open(path).with_context(what)?;
     unpack_unverified(file, dir, &[], &Limits::default()).with_context(what)?;
+    if !archive::is_checkpoint(dir) {
+        return Err(Error::invalid(format!(
+            "{} is not a checkpoint: {}, {} or {} is missing",
+            path.display(),
+            archive::CONFIG,
+            archive::SPEC,
+            archive::IMAGES
+        )));
+    }
     // It holds the memory of processes, whatever the archive says of its own root.
     std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o700)).with_context(what)
 }
