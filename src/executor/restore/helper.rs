@@ -194,8 +194,8 @@ fn run_criu(plan: &LaunchPlan, restore: &RestorePlan, root: &Path, external: Vec
         )),
         Err(error) => {
             let reason = criu::complaints(&log).unwrap_or_else(|| match status {
-                Some(code) if code != 0 => format!("{} (criu ended with status {code})", error.reason),
-                _ => error.reason,
+                Some(code) if code != 0 => format!("{error} (criu ended with status {code})"),
+                _ => error.to_string(),
             });
             Err(LaunchError::new("restore", object(), reason)
                 .advise(format!("criu's log is {}", log.display())))
