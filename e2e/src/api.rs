@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::net::SocketAddr;
 
 use anyhow::{Context, Result};
-use k8s_cri::v1::{AttachRequest, ExecRequest, PortForwardRequest};
+use k8s_cri::v1::{AttachRequest, ExecRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
@@ -105,7 +105,6 @@ async fn open(cri: &Cri, head: &Head, shown: &Shown) -> Result<String> {
             .any(|(n, v)| n == name && (v == "true" || v == "1"))
     };
     let (stdin, stdout, stderr, tty) = (set("stdin"), set("stdout"), set("stderr"), set("tty"));
-    let mut runtime = cri.runtime();
     if head.path.ends_with("/exec") {
         let cmd = head.query.iter().filter(|(n, _)| n == "command");
         let request = ExecRequest {
@@ -116,7 +115,7 @@ async fn open(cri: &Cri, head: &Head, shown: &Shown) -> Result<String> {
             stderr,
             tty,
         };
-        return Ok(runtime.exec(request).await?.into_inner().url);
+        return Ok(cri.exec_url(request).await?);
     }
     if head.path.ends_with("/attach") {
         let request = AttachRequest {
@@ -126,13 +125,9 @@ async fn open(cri: &Cri, head: &Head, shown: &Shown) -> Result<String> {
             stderr,
             tty,
         };
-        return Ok(runtime.attach(request).await?.into_inner().url);
+        return Ok(cri.attach_url(request).await?);
     }
-    let request = PortForwardRequest {
-        pod_sandbox_id: shown.pod.clone(),
-        port: Vec::new(),
-    };
-    Ok(runtime.port_forward(request).await?.into_inner().url)
+    Ok(cri.port_forward_url(&shown.pod, Vec::new()).await?)
 }
 
 /// Sends the request on to `url`, and copies bytes both ways.

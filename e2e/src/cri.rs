@@ -227,6 +227,14 @@ impl Cri {
         self.runtime().remove_container(request).await.map(drop)
     }
 
+    /// ReopenContainerLog.
+    pub async fn reopen_log(&self, id: &str) -> Result<(), Status> {
+        let request = ReopenContainerLogRequest {
+            container_id: id.into(),
+        };
+        self.runtime().reopen_container_log(request).await.map(drop)
+    }
+
     /// ContainerStatus.
     pub async fn status(&self, id: &str) -> Result<ContainerStatus> {
         let request = ContainerStatusRequest {

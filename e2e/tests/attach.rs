@@ -4,24 +4,13 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use husk_e2e::config::script;
+use husk_e2e::sessions::{V5, attach_request};
 use husk_e2e::v1::*;
 use husk_e2e::websocket::{RESIZE, STDERR, STDIN, STDOUT, Session};
 use husk_e2e::{Husk, run};
 
-const V5: &str = "v5.channel.k8s.io";
-
-pub(crate) fn attach_request(id: &str) -> AttachRequest {
-    AttachRequest {
-        container_id: id.into(),
-        stdout: true,
-        stderr: true,
-        ..Default::default()
-    }
-}
-
 async fn attach(husk: &Husk, request: AttachRequest) -> Result<Session> {
-    let url = husk.cri.runtime().attach(request).await?.into_inner().url;
-    Session::open(&url, V5).await
+    Session::open(&husk.cri.attach_url(request).await?, V5).await
 }
 
 #[tokio::test]

@@ -43,14 +43,7 @@ async fn calls_on_what_does_not_exist_are_not_found() -> Result<()> {
             .create(&pod, sleeper("main", &image))
             .await
             .refused_with(Code::NotFound)?;
-        let reopen = ReopenContainerLogRequest {
-            container_id: UNKNOWN.into(),
-        };
-        husk.cri
-            .runtime()
-            .reopen_container_log(reopen)
-            .await
-            .refused_with(Code::NotFound)?;
+        husk.cri.reopen_log(UNKNOWN).await.refused_with(Code::NotFound)?;
         Ok(())
     })
     .await
@@ -185,7 +178,7 @@ async fn streaming_calls_that_make_no_sense_are_refused() -> Result<()> {
             exec(|r| (r.tty, r.stderr) = (true, true)),
             exec(|r| r.stdout = false),
         ] {
-            let code = husk.cri.runtime().exec(request).await.refused()?.code();
+            let code = husk.cri.exec_url(request).await.refused()?.code();
             ensure!(
                 [Code::InvalidArgument, Code::Unimplemented].contains(&code),
                 "{code:?}"
@@ -193,8 +186,7 @@ async fn streaming_calls_that_make_no_sense_are_refused() -> Result<()> {
         }
         let code = husk
             .cri
-            .runtime()
-            .exec(exec(|r| r.container_id = UNKNOWN.into()))
+            .exec_url(exec(|r| r.container_id = UNKNOWN.into()))
             .await
             .refused()?
             .code();

@@ -5,6 +5,7 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use husk_e2e::config::sleeper;
+use husk_e2e::sessions::{V4, V5, exec_request};
 use husk_e2e::spdy::{Frame, Spdy};
 use husk_e2e::v1::*;
 use husk_e2e::websocket::{STDIN, Session, address};
@@ -13,27 +14,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tonic::Code;
 
-const V4: &str = "v4.channel.k8s.io";
-const V5: &str = "v5.channel.k8s.io";
-
 async fn sleeping(husk: &Husk) -> Result<String> {
     let image = husk.busybox().await?;
     let pod = husk.cri.pod(husk.pod_config("bad-streams")).await?;
     Ok(husk.cri.launch(&pod, sleeper("main", &image)).await?)
 }
 
-fn request(id: &str, text: &str) -> ExecRequest {
-    ExecRequest {
-        container_id: id.into(),
-        cmd: ["sh", "-c", text].map(str::to_owned).into(),
-        stdin: true,
-        stdout: true,
-        ..Default::default()
-    }
-}
-
 async fn exec(husk: &Husk, id: &str, text: &str) -> Result<String> {
-    Ok(husk.cri.runtime().exec(request(id, text)).await?.into_inner().url)
+    let request = ExecRequest {
+        stdin: true,
+        stderr: false,
+        ..exec_request(id, text)
+    };
+    Ok(husk.cri.exec_url(request).await?)
 }
 
 /// A session of an ordinary client still works.
@@ -73,7 +66,7 @@ async fn a_thousand_addresses_wait_and_the_next_is_refused() -> Result<()> {
         for _ in 0..1000 {
             urls.push(exec(husk, &id, "true").await?);
         }
-        let refused = husk.cri.runtime().exec(request(&id, "true")).await;
+        let refused = exec(husk, &id, "true").await;
         refused.refused_with(Code::ResourceExhausted)?;
         ensure!(
             process::with_command("sh -c true").is_empty(),
@@ -181,11 +174,7 @@ async fn a_client_that_opens_five_hundred_streams_gets_as_many_as_there_may_be()
         let id = sleeping(husk).await?;
         let pod = husk.cri.list_pods(None).await?.remove(0).id;
         let (before, _) = usage(husk)?;
-        let forward = PortForwardRequest {
-            pod_sandbox_id: pod,
-            port: vec![],
-        };
-        let url = husk.cri.runtime().port_forward(forward).await?.into_inner().url;
+        let url = husk.cri.port_forward_url(&pod, vec![]).await?;
         let mut spdy = Spdy::open(&url, &["portforward.k8s.io"]).await?;
         for n in 0..500 {
             // Halves only: no pair is ever complete.

@@ -3,80 +3,14 @@
 //! Debian's runc and crun are the runtimes. Every other suite can be run with one of them as the default handler:
 //! `HUSK_E2E_RUNTIME=/usr/sbin/runc`.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
-
 use anyhow::{Context, Result, ensure};
 use husk_e2e::config::{ContainerConfigExt, PodConfigExt, container, namespaces, script, sleeper};
+use husk_e2e::runtimes::{RUNC, handler, pod, runc, scripts, state, with_each, write_script};
 use husk_e2e::v1::*;
-use husk_e2e::{CriExt, Husk, Options, Pod, eventually, logs, process, run_with};
+use husk_e2e::{CriExt, Options, eventually, logs, process, run_with};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tonic::Code;
-
-const RUNC: &str = "/usr/sbin/runc";
-const CRUN: &str = "/usr/bin/crun";
-
-/// A directory for scripts that stand for runtimes.
-fn scripts() -> Result<tempfile::TempDir> {
-    Ok(tempfile::tempdir_in(husk_e2e::base_dir())?)
-}
-
-fn write_script(dir: &Path, name: &str, text: &str) -> Result<PathBuf> {
-    let path = dir.join(name);
-    std::fs::write(&path, text)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755))?;
-    Ok(path)
-}
-
-/// crun does not run where version 1 controllers stand beside a version 2 hierarchy. Where they do, it is run without a
-/// sight of the latter.
-fn crun(dir: &Path) -> Result<PathBuf> {
-    if !Path::new("/sys/fs/cgroup/unified").exists() {
-        return Ok(CRUN.into());
-    }
-    write_script(
-        dir,
-        "crun",
-        &format!(
-            "#!/bin/sh\nexec unshare -m --propagation slave sh -c \
-             'umount /sys/fs/cgroup/unified; exec {CRUN} \"$@\"' crun \"$@\"\n"
-        ),
-    )
-}
-
-fn handler(name: &str, path: &Path, more: &str) -> String {
-    format!("[runtime.{name}]\npath = \"{}\"\n{more}\n", path.display())
-}
-
-fn runc() -> Options {
-    Options::new().toml(&handler("runc", RUNC.as_ref(), ""))
-}
-
-/// Runs a test with each runtime.
-async fn with_each(test: impl AsyncFn(&mut Husk, &str) -> Result<()>) -> Result<()> {
-    let dir = scripts()?;
-    for (name, path) in [("runc", PathBuf::from(RUNC)), ("crun", crun(dir.path())?)] {
-        let options = Options::new().toml(&handler(name, &path, ""));
-        run_with(options, async |husk| test(husk, name).await)
-            .await
-            .with_context(|| name.to_owned())?;
-    }
-    Ok(())
-}
-
-async fn pod(husk: &Husk, handler: &str, name: &str) -> Result<Pod> {
-    Ok(husk.cri.pod_by(handler, husk.pod_config(name)).await?)
-}
-
-/// What a runtime keeps of its containers, in husk's run directory.
-fn runtime_state(husk: &Husk, handler: &str) -> Vec<String> {
-    let dir = husk.dir().join("run/runtimes").join(handler);
-    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
-    entries
-        .map(|e| e.file_name().to_string_lossy().into_owned())
-        .collect()
-}
 
 /// They are sets, and come in any order.
 fn sort_capabilities(spec: &mut serde_json::Value) {
@@ -136,7 +70,7 @@ async fn a_container_lives_and_dies_as_with_the_executor() -> Result<()> {
         let created = husk.cri.status(&id).await?;
         ensure!(created.state() == ContainerState::ContainerCreated, "{created:?}");
         // The runtime itself has it in its list, and nobody else sees its files.
-        ensure!(runtime_state(husk, handler) == std::slice::from_ref(&id));
+        ensure!(state(husk, handler) == std::slice::from_ref(&id));
         husk.cri.start(&id).await?;
         let running = husk.cri.status(&id).await?;
         ensure!(running.state() == ContainerState::ContainerRunning, "{running:?}");
@@ -177,7 +111,7 @@ async fn a_container_lives_and_dies_as_with_the_executor() -> Result<()> {
         let ended = husk.cri.status(&id).await?;
         ensure!(ended.exit_code == 4 && ended.reason == "Error", "{ended:?}");
         eventually("the runtime's forgetting", async || {
-            Ok(runtime_state(husk, handler).is_empty().then_some(()))
+            Ok(state(husk, handler).is_empty().then_some(()))
         })
         .await?;
         husk.cri.remove(&id).await?;
@@ -313,10 +247,7 @@ async fn nothing_outlives_its_supervisor() -> Result<()> {
         );
         eventually("its end", async || Ok((!process::alive(pid)).then_some(()))).await?;
         husk.cri.remove(&id).await?;
-        ensure!(
-            runtime_state(husk, "runc").is_empty(),
-            "the runtime's state is left"
-        );
+        ensure!(state(husk, "runc").is_empty(), "the runtime's state is left");
         Ok(())
     })
     .await
@@ -484,10 +415,7 @@ async fn a_pod_is_taken_down_with_what_runs_in_it() -> Result<()> {
         let pids = [husk.cri.pid(&running).await?, husk.cri.pid(&created).await?];
         husk.cri.stop_pod(&pod.id).await?;
         ensure!(pids.iter().all(|&p| !process::alive(p)), "processes are left");
-        ensure!(
-            runtime_state(husk, handler).is_empty(),
-            "the runtime's state is left"
-        );
+        ensure!(state(husk, handler).is_empty(), "the runtime's state is left");
         husk.cri.remove_pod(&pod.id).await?;
         husk.assert_no_pods().await
     })

@@ -446,8 +446,7 @@ async fn a_log_is_not_written_through_a_link() -> Result<()> {
             .await?;
         std::fs::rename(&log, log.with_extension("1"))?;
         std::os::unix::fs::symlink(&precious, &log)?;
-        let reopen = ReopenContainerLogRequest { container_id: id };
-        let status = husk.cri.runtime().reopen_container_log(reopen).await.refused()?;
+        let status = husk.cri.reopen_log(&id).await.refused()?;
         ensure!(status.message().contains("main.log"), "{status:?}");
         ensure!(std::fs::read_to_string(&precious)? == "untouched");
         Ok(())

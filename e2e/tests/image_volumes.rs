@@ -12,7 +12,7 @@ use tonic::Code;
 const WORD: &str = "ImageVolumeMountFailed: ";
 
 /// An image of files only, which no container could run.
-async fn data(husk: &Husk, name: &str) -> Result<(String, String)> {
+pub(crate) async fn data(husk: &Husk, name: &str) -> Result<(String, String)> {
     let image = Image::new()
         .layer(
             Layer::new()
@@ -34,7 +34,7 @@ async fn data(husk: &Husk, name: &str) -> Result<(String, String)> {
     Ok((reference, id))
 }
 
-fn volume(image: &str, at: &str, part: &str) -> Mount {
+pub(crate) fn volume(image: &str, at: &str, part: &str) -> Mount {
     Mount {
         container_path: at.into(),
         readonly: true,
@@ -105,7 +105,7 @@ async fn an_image_is_seen_read_only_and_in_parts() -> Result<()> {
 }
 
 /// How many mounts the node sees that have to do with this daemon.
-fn mounts_of_the_node(husk: &Husk) -> Result<usize> {
+pub(crate) fn mounts_of_the_node(husk: &Husk) -> Result<usize> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let dir = husk.dir().display().to_string();
     Ok(mounts.lines().filter(|l| l.contains(&dir)).count())

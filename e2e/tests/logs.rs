@@ -2,20 +2,12 @@
 
 use anyhow::{Result, ensure};
 use husk_e2e::config::{script, sleeper};
-use husk_e2e::v1::ReopenContainerLogRequest;
 use husk_e2e::{CriExt, Husk, Pod, eventually, logs, run};
 use tonic::Code;
 
 async fn finished(husk: &Husk, pod: &Pod, name: &str, image: &str, text: &str) -> Result<Vec<logs::Record>> {
     let status = husk.cri.run_to_end(pod, script(name, image, text)).await?;
     logs::read(status.log_path.as_ref())
-}
-
-async fn reopen(husk: &Husk, id: &str) -> Result<(), tonic::Status> {
-    let request = ReopenContainerLogRequest {
-        container_id: id.into(),
-    };
-    husk.cri.runtime().reopen_container_log(request).await.map(drop)
 }
 
 #[tokio::test]
@@ -121,7 +113,7 @@ async fn rotation_neither_loses_nor_doubles_a_line() -> Result<()> {
         for n in 0..5 {
             eventually("lines to rotate", async || Ok((std::fs::metadata(&path)?.len() > 2000).then_some(()))).await?;
             std::fs::rename(&path, format!("{path}.{n}"))?;
-            reopen(husk, &id).await?;
+            husk.cri.reopen_log(&id).await?;
             ensure!(std::path::Path::new(&path).exists(), "the new file must be there when the call returns");
         }
         let _ = husk.cri.exec_sync(&id, &["touch", "/stop"], 20).await;
@@ -147,20 +139,23 @@ async fn reopening_needs_a_running_container() -> Result<()> {
         let image = husk.busybox().await?;
         let pod = husk.cri.pod(husk.pod_config("reopen")).await?;
         let created = husk.cri.create(&pod, sleeper("created", &image)).await?;
-        reopen(husk, &created)
+        husk.cri
+            .reopen_log(&created)
             .await
             .refused_with(Code::FailedPrecondition)?;
         let exited = husk.cri.launch(&pod, script("exited", &image, "exit 0")).await?;
         let path = husk.cri.wait_exit(&exited).await?.log_path;
         std::fs::remove_file(&path)?;
-        reopen(husk, &exited)
+        husk.cri
+            .reopen_log(&exited)
             .await
             .refused_with(Code::FailedPrecondition)?;
         ensure!(
             !std::path::Path::new(&path).exists(),
             "a file was made for a container that is not running"
         );
-        reopen(husk, "0123456789abcdef")
+        husk.cri
+            .reopen_log("0123456789abcdef")
             .await
             .refused_with(Code::NotFound)?;
         Ok(())

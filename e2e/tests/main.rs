@@ -18,6 +18,8 @@ mod events;
 mod exec;
 mod exec_errors;
 mod exits;
+mod handler_streams;
+mod handler_volumes;
 mod handlers;
 mod hostile;
 mod image_volumes;

@@ -5,6 +5,7 @@ use std::process::Command;
 
 use anyhow::{Result, ensure};
 use husk_e2e::config::{ContainerConfigExt, PodConfigExt, sleeper};
+use husk_e2e::mounted::Mounted;
 use husk_e2e::v1::*;
 use husk_e2e::{CriExt, Husk, Pod, run};
 
@@ -87,50 +88,10 @@ async fn a_read_only_mount_refuses_writes() -> Result<()> {
     .await
 }
 
-/// A shared mount that disappears with this value.
-struct SharedMount(std::path::PathBuf);
-
-impl SharedMount {
-    fn new(dir: std::path::PathBuf) -> Result<Self> {
-        let mount = |arguments: &[&str]| -> Result<()> {
-            let status = Command::new("mount").args(arguments).arg(&dir).status()?;
-            ensure!(
-                status.success(),
-                "mount {arguments:?} {}: {status}",
-                dir.display()
-            );
-            Ok(())
-        };
-        mount(&["-t", "tmpfs", "e2e"])?;
-        mount(&["--make-shared"])?;
-        Ok(Self(dir))
-    }
-
-    fn add(&self, name: &str) -> Result<()> {
-        let dir = self.0.join(name);
-        std::fs::create_dir_all(&dir)?;
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "e2e"])
-            .arg(&dir)
-            .status()?;
-        ensure!(status.success(), "mount {}: {status}", dir.display());
-        Ok(std::fs::write(dir.join("file"), name)?)
-    }
-}
-
-impl Drop for SharedMount {
-    fn drop(&mut self) {
-        let _ = Command::new("umount")
-            .args(["--recursive", "--lazy"])
-            .arg(&self.0)
-            .status();
-    }
-}
-
 #[tokio::test]
 async fn propagation_is_none_into_or_both_ways() -> Result<()> {
     run(async |husk| {
-        let shared = SharedMount::new(husk.share("shared")?)?;
+        let shared = Mounted::shared(husk.share("shared")?)?;
         shared.add("before")?;
         let image = husk.busybox().await?;
         let mut pod_config = husk.pod_config("propagation");
@@ -143,7 +104,7 @@ async fn propagation_is_none_into_or_both_ways() -> Result<()> {
             ("shared", MountPropagation::PropagationBidirectional),
         ] {
             let config = sleeper(name, &image)
-                .mounted(&shared.0, "/mnt", |m| m.propagation = propagation.into())
+                .mounted(shared.path(), "/mnt", |m| m.propagation = propagation.into())
                 .secured(|s| s.privileged = true);
             ids.push(husk.cri.launch(&pod, config).await?);
         }
@@ -172,20 +133,7 @@ async fn propagation_is_none_into_or_both_ways() -> Result<()> {
 #[tokio::test]
 async fn bidirectional_propagation_needs_a_shared_mount() -> Result<()> {
     run(async |husk| {
-        let dir = husk.share("private")?;
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "e2e"])
-            .arg(&dir)
-            .status()?;
-        ensure!(status.success());
-        let _unmount = SharedMount(dir.clone());
-        ensure!(
-            Command::new("mount")
-                .arg("--make-private")
-                .arg(&dir)
-                .status()?
-                .success()
-        );
+        let private = Mounted::private(husk.share("private")?)?;
         let image = husk.busybox().await?;
         let mut pod_config = husk.pod_config("private");
         pod_config.security().privileged = true;
@@ -195,7 +143,7 @@ async fn bidirectional_propagation_needs_a_shared_mount() -> Result<()> {
             MountPropagation::PropagationBidirectional,
         ] {
             let config = sleeper(&format!("{propagation:?}"), &image)
-                .mounted(&dir, "/mnt", |m| m.propagation = propagation.into())
+                .mounted(private.path(), "/mnt", |m| m.propagation = propagation.into())
                 .secured(|s| s.privileged = true);
             let refused = husk.cri.launch(&pod, config).await.refused()?;
             ensure!(refused.message().contains("shared"), "{refused:?}");

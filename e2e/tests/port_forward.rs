@@ -2,12 +2,11 @@
 
 use anyhow::{Result, ensure};
 use husk_e2e::config::script;
+use husk_e2e::sessions::V4;
 use husk_e2e::spdy::Spdy;
 use husk_e2e::v1::*;
 use husk_e2e::websocket::Session;
 use husk_e2e::{Husk, Options, eventually, run, run_with};
-
-const V4: &str = "v4.channel.k8s.io";
 
 /// A pod with a server that answers a line and then gives back what it gets.
 async fn with_server(
@@ -32,14 +31,6 @@ async fn with_server(
     Ok((pod.id, id))
 }
 
-async fn port_forward(husk: &Husk, pod: &str, port: Vec<i32>) -> Result<String> {
-    let request = PortForwardRequest {
-        pod_sandbox_id: pod.into(),
-        port,
-    };
-    Ok(husk.cri.runtime().port_forward(request).await?.into_inner().url)
-}
-
 /// Talks to a forwarded port over SPDY until its answer, or until the error stream says why there is none.
 async fn talk(spdy: &mut Spdy, port: u16, request: &str) -> Result<(String, String)> {
     let port = port.to_string();
@@ -62,7 +53,11 @@ async fn talk(spdy: &mut Spdy, port: u16, request: &str) -> Result<(String, Stri
 
 async fn forwards(husk: &Husk, host_network: bool, port: u16) -> Result<()> {
     let (pod, container) = with_server(husk, host_network, port, None).await?;
-    let mut spdy = Spdy::open(&port_forward(husk, &pod, vec![]).await?, &["portforward.k8s.io"]).await?;
+    let mut spdy = Spdy::open(
+        &husk.cri.port_forward_url(&pod, vec![]).await?,
+        &["portforward.k8s.io"],
+    )
+    .await?;
     let mut serial = 0;
     eventually("the server in the pod", async || {
         serial += 1;
@@ -84,7 +79,7 @@ async fn forwards(husk: &Husk, host_network: bool, port: u16) -> Result<()> {
     let (data, _) = talk(&mut spdy, port, "last").await?;
     ensure!(data.starts_with("server got last"), "{data:?}");
 
-    let url = port_forward(husk, &pod, vec![i32::from(port)]).await?;
+    let url = husk.cri.port_forward_url(&pod, vec![i32::from(port)]).await?;
     let mut session = Session::open(&url, V4).await?;
     let number = port.to_le_bytes().to_vec();
     ensure!(session.next().await? == Some((0, number.clone())));
@@ -115,7 +110,11 @@ async fn ports_of_a_pod_on_the_nodes_network_are_reached() -> Result<()> {
 async fn a_pod_that_listens_on_ipv6_only_is_reached() -> Result<()> {
     run_with(Options::new().builtin_network(), async |husk| {
         let (pod, _) = with_server(husk, false, 8080, Some("net.ipv6.bindv6only")).await?;
-        let mut spdy = Spdy::open(&port_forward(husk, &pod, vec![]).await?, &["portforward.k8s.io"]).await?;
+        let mut spdy = Spdy::open(
+            &husk.cri.port_forward_url(&pod, vec![]).await?,
+            &["portforward.k8s.io"],
+        )
+        .await?;
         let mut serial = 0;
         eventually("the server in the pod", async || {
             serial += 1;
@@ -131,7 +130,7 @@ async fn a_pod_that_listens_on_ipv6_only_is_reached() -> Result<()> {
 async fn an_old_tunnel_is_a_websocket_full_of_spdy() -> Result<()> {
     run_with(Options::new().builtin_network(), async |husk| {
         let (pod, _) = with_server(husk, false, 8080, None).await?;
-        let url = port_forward(husk, &pod, vec![]).await?;
+        let url = husk.cri.port_forward_url(&pod, vec![]).await?;
         let (_, agreed) = Session::open_any(&url, "SPDY/3.1+portforward.k8s.io").await?;
         ensure!(agreed == "SPDY/3.1+portforward.k8s.io", "{agreed}");
         Ok(())

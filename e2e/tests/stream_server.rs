@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use husk_e2e::config::sleeper;
+use husk_e2e::sessions::{V4, V5, attach_request, exec_request};
 use husk_e2e::spdy::Spdy;
 use husk_e2e::v1::*;
 use husk_e2e::websocket::Session;
@@ -9,8 +10,7 @@ use husk_e2e::{CriExt, Options, eventually, process, run, run_with};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tonic::Code;
 
-use crate::attach::attach_request;
-use crate::streams::{V4, V5, exec, exec_request, sleeping};
+use crate::streams::sleeping;
 
 #[tokio::test]
 async fn what_cannot_be_is_refused_before_there_is_an_address() -> Result<()> {
@@ -115,14 +115,8 @@ async fn what_cannot_be_is_refused_before_there_is_an_address() -> Result<()> {
 async fn a_container_that_ends_before_the_client_comes_is_told_over_the_stream() -> Result<()> {
     run(async |husk| {
         let id = sleeping(husk).await?;
-        let url = exec(husk, exec_request(&id, "true")).await?;
-        let attached = husk
-            .cri
-            .runtime()
-            .attach(attach_request(&id))
-            .await?
-            .into_inner()
-            .url;
+        let url = husk.cri.exec_url(exec_request(&id, "true")).await?;
+        let attached = husk.cri.attach_url(attach_request(&id)).await?;
         husk.cri.stop(&id, 0).await?;
         for url in [url, attached] {
             let outcome = Session::open(&url, V5).await?.finish().await?;
@@ -139,13 +133,13 @@ async fn idle_sessions_and_clients_without_streams_are_given_up() -> Result<()> 
     run_with(Options::new().toml(toml), async |husk| {
         let id = sleeping(husk).await?;
         let unique = format!("sleep 14{}", std::process::id());
-        let mut session = Session::open(&exec(husk, exec_request(&id, &unique)).await?, V5).await?;
+        let mut session = Session::open(&husk.cri.exec_url(exec_request(&id, &unique)).await?, V5).await?;
         while session.next().await.ok().flatten().is_some() {}
         eventually("the end of the idle command", async || {
             Ok(process::with_command(&unique).is_empty().then_some(()))
         })
         .await?;
-        let mut spdy = Spdy::open(&exec(husk, exec_request(&id, "true")).await?, &[V4]).await?;
+        let mut spdy = Spdy::open(&husk.cri.exec_url(exec_request(&id, "true")).await?, &[V4]).await?;
         spdy.channel("stdout").await?;
         while spdy.frame().await?.is_some() {}
         Ok(())
@@ -159,7 +153,7 @@ async fn the_address_can_be_chosen_and_be_ipv6() -> Result<()> {
         Options::new().toml("[stream]\naddress = \"::1\"\n"),
         async |husk| {
             let id = sleeping(husk).await?;
-            let url = exec(husk, exec_request(&id, "echo six")).await?;
+            let url = husk.cri.exec_url(exec_request(&id, "echo six")).await?;
             ensure!(url.starts_with("http://[::1]:"), "{url}");
             let outcome = Session::open(&url, V5).await?.finish().await?;
             ensure!(outcome.stdout == b"six\n", "{outcome:?}");
@@ -182,7 +176,7 @@ async fn raw(url: &str, request: &str) -> Result<String> {
 async fn an_address_is_good_for_one_use_and_for_what_it_was_made() -> Result<()> {
     run(async |husk| {
         let id = sleeping(husk).await?;
-        let url = exec(husk, exec_request(&id, "echo once")).await?;
+        let url = husk.cri.exec_url(exec_request(&id, "echo once")).await?;
         let path = url.splitn(4, '/').nth(3).context("no path")?;
         let token = path.strip_prefix("exec/").with_context(|| url.clone())?;
         ensure!(token.len() >= 22, "{token} can be guessed");

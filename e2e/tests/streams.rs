@@ -2,13 +2,11 @@
 
 use anyhow::{Context, Result, ensure};
 use husk_e2e::config::sleeper;
+use husk_e2e::sessions::{V4, V5, exec_request};
 use husk_e2e::spdy::{Frame, Spdy};
 use husk_e2e::v1::*;
 use husk_e2e::websocket::{Outcome, RESIZE, STDIN, STDOUT, Session};
 use husk_e2e::{Husk, eventually, process, run};
-
-pub(crate) const V4: &str = "v4.channel.k8s.io";
-pub(crate) const V5: &str = "v5.channel.k8s.io";
 
 pub(crate) async fn sleeping(husk: &Husk) -> Result<String> {
     let image = husk.busybox().await?;
@@ -16,22 +14,8 @@ pub(crate) async fn sleeping(husk: &Husk) -> Result<String> {
     Ok(husk.cri.launch(&pod, sleeper("main", &image)).await?)
 }
 
-pub(crate) fn exec_request(id: &str, text: &str) -> ExecRequest {
-    ExecRequest {
-        container_id: id.into(),
-        cmd: ["sh", "-c", text].map(str::to_owned).into(),
-        stdout: true,
-        stderr: true,
-        ..Default::default()
-    }
-}
-
-pub(crate) async fn exec(husk: &Husk, request: ExecRequest) -> Result<String> {
-    Ok(husk.cri.runtime().exec(request).await?.into_inner().url)
-}
-
 async fn exec_to_end(husk: &Husk, request: ExecRequest) -> Result<Outcome> {
-    Session::open(&exec(husk, request).await?, V5)
+    Session::open(&husk.cri.exec_url(request).await?, V5)
         .await?
         .finish()
         .await
@@ -92,7 +76,7 @@ async fn the_end_of_input_reaches_the_command() -> Result<()> {
                 tty,
                 ..exec_request(&id, "cat; echo done; exit 3")
             };
-            let mut session = Session::open(&exec(husk, request).await?, V5).await?;
+            let mut session = Session::open(&husk.cri.exec_url(request).await?, V5).await?;
             session.send(STDIN, b"some\n").await?;
             session.close(STDIN).await?;
             let outcome = session.finish().await?;
@@ -122,7 +106,7 @@ async fn a_terminal_has_a_size_a_name_and_a_keyboard() -> Result<()> {
                 "trap 'stty size' WINCH; echo $TERM ready; while :; do read -r l && echo \"got $l\"; done",
             )
         };
-        let mut session = Session::open(&exec(husk, request).await?, V4).await?;
+        let mut session = Session::open(&husk.cri.exec_url(request).await?, V4).await?;
         session.wait_for(STDOUT, "xterm ready").await?;
         session.send(RESIZE, b"{\"Width\":77,\"Height\":33}").await?;
         session.send(STDIN, b"one\n").await?;
@@ -151,7 +135,7 @@ async fn every_version_of_the_protocol_is_spoken() -> Result<()> {
     run(async |husk| {
         let id = sleeping(husk).await?;
         for protocol in [V4, V5, "channel.k8s.io", ""] {
-            let url = exec(husk, exec_request(&id, "echo hello; exit 5")).await?;
+            let url = husk.cri.exec_url(exec_request(&id, "echo hello; exit 5")).await?;
             let (session, agreed) = Session::open_any(&url, protocol).await?;
             ensure!(agreed == protocol, "{agreed:?} instead of {protocol:?}");
             let outcome = session.finish().await?;
@@ -163,7 +147,7 @@ async fn every_version_of_the_protocol_is_spoken() -> Result<()> {
             }
         }
         // In base 64 the channel is a digit.
-        let url = exec(husk, exec_request(&id, "echo hello")).await?;
+        let url = husk.cri.exec_url(exec_request(&id, "echo hello")).await?;
         let mut session = Session::open(&url, "v4.base64.channel.k8s.io").await?;
         let mut seen = Vec::new();
         while let Some((channel, data)) = session.next().await? {
@@ -171,11 +155,11 @@ async fn every_version_of_the_protocol_is_spoken() -> Result<()> {
         }
         ensure!(seen.contains(&(b'1', "aGVsbG8K".into())), "{seen:?}");
         // The client's first choice that is known wins.
-        let url = exec(husk, exec_request(&id, "true")).await?;
+        let url = husk.cri.exec_url(exec_request(&id, "true")).await?;
         let (_, agreed) =
             Session::open_any(&url, "v9.channel.k8s.io, v4.channel.k8s.io, v5.channel.k8s.io").await?;
         ensure!(agreed == V4, "{agreed}");
-        let url = exec(husk, exec_request(&id, "true")).await?;
+        let url = husk.cri.exec_url(exec_request(&id, "true")).await?;
         ensure!(Session::open_any(&url, "v9.channel.k8s.io").await.is_err());
         Ok(())
     })
@@ -189,7 +173,7 @@ async fn exec_over_spdy(
     protocols: &[&str],
     input: &[u8],
 ) -> Result<[String; 3]> {
-    let mut spdy = Spdy::open(&exec(husk, request.clone()).await?, protocols).await?;
+    let mut spdy = Spdy::open(&husk.cri.exec_url(request.clone()).await?, protocols).await?;
     let error = spdy.channel("error").await?;
     let stdin = match request.stdin {
         true => Some(spdy.channel("stdin").await?),
@@ -273,7 +257,7 @@ async fn a_hundred_mebibytes_come_back_as_they_went() -> Result<()> {
             .flat_map(|n: u32| n.wrapping_mul(40503).to_le_bytes())
             .collect();
         let chunk = |at: usize| &pattern[at % pattern.len()..][..32 << 10];
-        let url = exec(husk, request.clone()).await?;
+        let url = husk.cri.exec_url(request.clone()).await?;
         let session = Session::open(&url, V5).await?;
         let (mut sender, mut receiver) = session.split();
         let sent = async {
@@ -299,7 +283,7 @@ async fn a_hundred_mebibytes_come_back_as_they_went() -> Result<()> {
         ensure!(received? == TOTAL);
 
         // The same over SPDY, where the client keeps the windows that it announces.
-        let mut spdy = Spdy::open(&exec(husk, request).await?, &[V4]).await?;
+        let mut spdy = Spdy::open(&husk.cri.exec_url(request).await?, &[V4]).await?;
         spdy.set_window(256 << 10).await?;
         let error = spdy.channel("error").await?;
         let stdin = spdy.channel("stdin").await?;
@@ -348,7 +332,10 @@ async fn a_hundred_mebibytes_come_back_as_they_went() -> Result<()> {
 async fn output_that_nobody_reads_waits_and_is_complete() -> Result<()> {
     run(async |husk| {
         let id = sleeping(husk).await?;
-        let url = exec(husk, exec_request(&id, "head -c 3000000 /dev/zero; exit 4")).await?;
+        let url = husk
+            .cri
+            .exec_url(exec_request(&id, "head -c 3000000 /dev/zero; exit 4"))
+            .await?;
         let mut session = Session::open(&url, V5).await?;
         // The command writes more than all buffers hold, and must not be told to hurry.
         session.wait_for(STDOUT, "").await?;
@@ -380,7 +367,7 @@ async fn an_exec_ends_with_its_client_and_all_its_descendants() -> Result<()> {
                 tty,
                 ..exec_request(&id, &format!("trap '' HUP; setsid {unique} & {unique}; {unique}"))
             };
-            let session = Session::open(&exec(husk, request).await?, V5).await?;
+            let session = Session::open(&husk.cri.exec_url(request).await?, V5).await?;
             eventually("the command", async || {
                 Ok((process::with_command(&unique).len() >= 2).then_some(()))
             })
@@ -418,7 +405,10 @@ async fn a_child_in_the_background_does_not_keep_the_client() -> Result<()> {
 async fn an_exec_ends_with_its_container() -> Result<()> {
     run(async |husk| {
         let id = sleeping(husk).await?;
-        let url = exec(husk, exec_request(&id, "echo ready; sleep 1000")).await?;
+        let url = husk
+            .cri
+            .exec_url(exec_request(&id, "echo ready; sleep 1000"))
+            .await?;
         let mut session = Session::open(&url, V5).await?;
         session.wait_for(STDOUT, "ready").await?;
         husk.cri.stop(&id, 0).await?;

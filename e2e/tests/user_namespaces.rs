@@ -217,36 +217,61 @@ async fn volumes_of_the_image_and_all_layers_are_shared_by_pods_with_other_ids()
 async fn images_mounted_as_volumes_have_the_owners_of_the_pod() -> Result<()> {
     run(async |husk| {
         let image = husk.busybox().await?;
-        let file = |path: &str| image::Entry::new(path, image::Kind::File(b"x".to_vec())).owner(1001, 0);
-        let layer = |path: &str| image::Layer::new().entry(file(path));
+        let file = |path: &str, uid| image::Entry::new(path, image::Kind::File(b"x".to_vec())).owner(uid, 0);
+        let layer = |path: &str| image::Layer::new().entry(file(path, 1001));
         let one = image::Image::new().layer(layer("data/one")).build()?;
         let two = image::Image::new()
             .layer(layer("data/one"))
-            .layer(layer("data/two"))
+            .layer(layer("data/two").entry(file("data/beyond", 70_000)))
             .build()?;
-        let options = options(NamespaceMode::Node, NamespaceMode::Container, FIRST);
-        let pod = pod(husk, "images", options.clone()).await?;
+        let mut references = Vec::new();
         for (name, built) in [("one", one), ("two", two)] {
             let reference = shared_registry()?.push("userns/data", name, &built)?;
             husk.cri.pull(&reference).await?;
-            let volume = late::Mount {
-                container_path: "/in".into(),
-                readonly: true,
-                image: Some(late::ImageSpec {
-                    image: reference,
-                    ..Default::default()
-                }),
-                ..Default::default()
-            };
-            let config = sleeper(name, &image).with_namespaces(options.clone());
-            let id = husk.cri.create_with_mounts(&pod, config, vec![volume]).await?;
-            husk.cri.start(&id).await?;
-            let seen = husk
-                .cri
-                .sh(&id, "stat -c %u:%g /in/data/one; cat /in/data/one")
-                .await?;
-            ensure!(seen == "1001:0\nx", "{name}: {seen}");
+            references.push((name, reference));
         }
+        let before = owners(&husk.dir().join("root/images"))?;
+        // The same layers in pods with other ids.
+        for first in [FIRST, 2 * FIRST] {
+            let options = options(NamespaceMode::Node, NamespaceMode::Container, first);
+            let pod = pod(husk, &format!("images-{first}"), options.clone()).await?;
+            for (name, reference) in &references {
+                let volume = |at: &str, part: &str| late::Mount {
+                    container_path: at.into(),
+                    readonly: true,
+                    image: Some(late::ImageSpec {
+                        image: reference.clone(),
+                        ..Default::default()
+                    }),
+                    image_sub_path: part.into(),
+                };
+                let volumes = vec![
+                    volume("/in", ""),
+                    volume("/part", "data"),
+                    volume("/file", "data/one"),
+                ];
+                let config = sleeper(name, &image).with_namespaces(options.clone());
+                let id = husk.cri.create_with_mounts(&pod, config, volumes).await?;
+                husk.cri.start(&id).await?;
+                let text = "stat -c %u:%g /in /in/data/one /part/one /file; cat /in/data/one /part/one /file; \
+                            for f in /in/new /part/new /file; do touch $f 2>&1; done | grep -c Read-only; \
+                            mount -o remount,rw /in 2> /dev/null || echo refused";
+                let seen = husk.cri.sh(&id, text).await?;
+                ensure!(
+                    seen == "0:0\n1001:0\n1001:0\n1001:0\nxxx3\nrefused",
+                    "{name}: {seen}"
+                );
+                if *name == "two" {
+                    // Nobody's in the pod, as it has no such user.
+                    let seen = husk.cri.sh(&id, "stat -c %u /in/data/beyond").await?;
+                    ensure!(seen == "65534", "{seen}");
+                }
+            }
+        }
+        ensure!(
+            owners(&husk.dir().join("root/images"))? == before,
+            "layers changed"
+        );
         Ok(())
     })
     .await
