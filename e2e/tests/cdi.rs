@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use husk_e2e::config::{labels, script, sleeper};
+use husk_e2e::runtimes::{pod, with_each_and};
 use husk_e2e::v1::*;
 use husk_e2e::{CriExt, Options, run_with};
 use tonic::Code;
@@ -101,6 +102,50 @@ devices:
         ensure!(refused.message().contains("no such device"), "{refused:?}");
         let bad = husk.cri.create(&pod, named("bad", "gpu0")).await;
         bad.refused_with(Code::InvalidArgument).context("no name of a device")?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn oci_runtimes_give_the_same_devices() -> Result<()> {
+    let dirs = [tempfile::tempdir()?, tempfile::tempdir()?];
+    let options = options(dirs[0].path(), dirs[1].path());
+    with_each_and(options, async |husk, handler| {
+        let image = husk.busybox().await?;
+        let share = husk.share("cdi")?;
+        std::fs::write(share.join("lib"), "vendor library")?;
+        let told = share.join("told");
+        let yaml = format!(
+            r#"
+cdiVersion: "0.6.0"
+kind: vendor.com/gpu
+devices:
+  - name: one
+    containerEdits:
+      env: ["DEVICE=one"]
+      deviceNodes: [{{path: /dev/vendor/zero, hostPath: /dev/zero, permissions: r}}]
+      mounts: [{{hostPath: "{lib}", containerPath: /usr/lib/vendor, options: [ro, rbind]}}]
+      additionalGids: [4242]
+      hooks: [{{hookName: createRuntime, path: /bin/sh, args: [sh, -c, "cat > {told}"]}}]
+"#,
+            lib = share.join("lib").display(),
+            told = told.display(),
+        );
+        std::fs::write(dirs[0].path().join("vendor.yaml"), &yaml)?;
+        let pod = pod(husk, handler, "cdi").await?;
+        let mut config = sleeper("main", &image);
+        config.cdi_devices = vec![device("vendor.com/gpu=one")];
+        let id = husk.cri.launch(&pod, config).await?;
+        let text = "echo $DEVICE; head -c 2 /dev/vendor/zero | od -An -tx1; cat /usr/lib/vendor; echo; \
+                    grep -w Groups: /proc/1/status | grep -c 4242";
+        let seen = husk.cri.sh(&id, text).await?;
+        ensure!(seen == "one\n 00 00\nvendor library\n1", "{seen}");
+        let state: serde_json::Value = serde_json::from_slice(&std::fs::read(&told)?)?;
+        ensure!(
+            state["id"] == id.as_str() && state["pid"] == husk.cri.pid(&id).await?,
+            "{state}"
+        );
         Ok(())
     })
     .await

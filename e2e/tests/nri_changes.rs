@@ -188,6 +188,93 @@ echo "$2 $status" >> "$1"
 }
 
 #[tokio::test]
+async fn devices_that_plugins_name_are_those_of_the_vendors_files() -> Result<()> {
+    let socket = Socket::new("cdi");
+    let dir = tempfile::tempdir()?;
+    let toml = format!("[container]\ncdi_dirs = [\"{}\"]\n", dir.path().display());
+    run_with(socket.options("").toml(&toml), async |husk| {
+        let image = husk.busybox().await?;
+        let told = husk.share("cdi")?.join("told");
+        let yaml = format!(
+            r#"
+cdiVersion: "0.6.0"
+kind: vendor.com/gpu
+containerEdits:
+  env: ["VENDOR=yes"]
+  hooks: [{{hookName: createRuntime, path: /bin/sh, args: [sh, -c, "echo once >> {told}"]}}]
+devices:
+  - name: zero
+    containerEdits: {{deviceNodes: [{{path: /dev/vendor/zero, hostPath: /dev/zero, permissions: r}}]}}
+  - name: one
+    containerEdits: {{env: ["ONE=1"]}}
+  - name: two
+    containerEdits: {{env: ["TWO=2"]}}
+"#,
+            told = told.display()
+        );
+        std::fs::write(dir.path().join("vendor.yaml"), yaml)?;
+        let record = Record::default();
+        // Each wants one, which the containers' labels name.
+        let wanting = |field: &'static str| {
+            on("CreateContainer", move |event| {
+                let labels = event.request.message(2).messages(5);
+                let wanted = labels.into_iter().find(|label| label.text(1) == field);
+                adjust(|a| {
+                    if let Some(wanted) = wanted {
+                        let mut device = Fields::default();
+                        device.put_text(1, &wanted.text(2));
+                        a.put_message(8, &device);
+                    }
+                })
+            })
+        };
+        let one = Plugin::join(&socket.0, "10-one", ALL, &record, wanting("first")).await?;
+        let _two = Plugin::join(&socket.0, "20-two", ALL, &record, wanting("second")).await?;
+        let pod = husk.cri.pod(husk.pod_config("cdi")).await?;
+        let labelled = |name: &str, first: &str, second: &str| {
+            let mut config = sleeper(name, &image);
+            config.labels = husk_e2e::config::labels(&[("first", first), ("second", second)]);
+            config
+        };
+        let (zero, two) = ("vendor.com/gpu=zero", "vendor.com/gpu=two");
+        // What the client asked for is there besides, and its vendor's hook still runs once.
+        let mut config = labelled("main", zero, two);
+        config.cdi_devices = vec![CdiDevice {
+            name: "vendor.com/gpu=one".into(),
+        }];
+        let id = husk.cri.launch(&pod, config).await?;
+        let text = "echo $VENDOR $ONE $TWO; head -c 2 /dev/vendor/zero | od -An -tx1";
+        let seen = husk.cri.sh(&id, text).await?;
+        ensure!(seen == "yes 1 2\n 00 00", "{seen}");
+        ensure!(std::fs::read_to_string(&told)? == "once\n");
+        let events = recorded(&record);
+        let started = events.iter().find(|e| e.method == "PostStartContainer");
+        let env = started.context("not started")?.request.message(2).texts(8);
+        ensure!(env.contains(&"TWO=2".to_owned()), "{env:?}");
+
+        // Nobody describes it, two plugins want the same, it is no name: the container is not made, and plugins hear it.
+        for (name, first, second, part) in [
+            ("unknown", "vendor.com/gpu=three", two, "vendor.com/gpu=three"),
+            ("both", two, two, "10-one and 20-two"),
+            ("nonsense", "gpu0", two, "\"gpu0\""),
+        ] {
+            let refused = husk
+                .cri
+                .create(&pod, labelled(name, first, second))
+                .await
+                .refused()?;
+            ensure!(refused.message().contains(part), "{name}: {refused:?}");
+        }
+        ensure!(husk.cri.list(None).await?.len() == 1);
+        let removed = one.events().into_iter().filter(|e| e.method == "RemoveContainer");
+        // The record is both plugins'. The one behind a plugin that spoke nonsense was not asked.
+        ensure!(removed.count() == 5);
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn two_plugins_that_disagree_keep_the_container_from_being_made() -> Result<()> {
     let socket = Socket::new("conflict");
     run_with(socket.options(""), async |husk| {

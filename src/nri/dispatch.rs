@@ -213,6 +213,12 @@ impl Nri {
             let pod = request.pod.clone();
             outcome = creation.validate(&plugins, pod, pristine).await;
         }
+        if outcome.is_ok() {
+            outcome = creation.add_cdi_devices(self, facts).await;
+            if let Some(container) = &mut request.container {
+                view::refresh(container, facts, &creation.spec);
+            }
+        }
         let fixed = request.container.clone().unwrap_or_default();
         if let Err(refusal) = outcome {
             let request = ContainerRequest {
@@ -309,6 +315,21 @@ impl Creation<'_> {
         }
         self.pending
             .add(&mut self.owners, &plugin.name, answer.update, &answer.evict)
+    }
+
+    /// Edits in the CDI devices that plugins want, all together: what a vendor's file says of all its devices comes once.
+    async fn add_cdi_devices(&mut self, nri: &Nri, facts: &ContainerFacts) -> Result<()> {
+        let wanted = &self.combined.cdi_devices;
+        if wanted.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = wanted.iter().map(|d| d.name.clone()).collect();
+        let edited = nri
+            .runtime()?
+            .add_cdi_devices(facts, &names, self.spec.clone())
+            .await;
+        self.spec = edited.map_err(|e| e.context("devices that NRI plugins add"))?;
+        Ok(())
     }
 
     /// Has those plugins judge that want to. One of them that cannot answer is a no.

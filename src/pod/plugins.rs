@@ -155,6 +155,9 @@ impl Runtime {
             return Ok(());
         };
         plugins.create(pod, &prepared.facts, &mut prepared.spec).await?;
+        if prepared.facts.runtime.is_none() {
+            super::create::cdi::show_root(&mut prepared.spec, &self.paths.mount_point());
+        }
         prepared.facts.late_hooks = super::late_hooks::any(&prepared.spec);
         let linux = prepared.spec.linux().as_ref();
         if let Some(path) = linux.and_then(|l| l.cgroups_path().as_ref()) {

@@ -17,6 +17,7 @@ use oci_spec::runtime::{
     PosixRlimitBuilder, PosixRlimitType, Process, Spec,
 };
 
+use crate::spec::cdi;
 use crate::types::error::{Context, Error, Kind, Result};
 
 use super::proto::{self as p, Field};
@@ -56,8 +57,10 @@ struct Adjuster<'a> {
 
 impl Adjuster<'_> {
     fn all(&mut self, adjust: &p::ContainerAdjustment) -> Result<()> {
-        if !adjust.cdi_devices.is_empty() {
-            return Err(unsupported("CDI devices"));
+        // They are only claimed: what they are is not known before all plugins have spoken and the vendors' files are read.
+        for device in &adjust.cdi_devices {
+            cdi::check_name(&device.name)?;
+            self.claim(Field::CdiDevices, &device.name)?;
         }
         self.annotations(adjust)?;
         self.env(&adjust.env)?;

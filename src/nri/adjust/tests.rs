@@ -348,15 +348,34 @@ fn two_plugins_cannot_set_the_same_unless_the_later_says_so() {
 }
 
 #[test]
+fn cdi_devices_are_claimed_one_by_one() {
+    let cdi = |names: &[&str]| p::ContainerAdjustment {
+        cdi_devices: names.iter().map(|n| p::CdiDevice { name: (*n).into() }).collect(),
+        ..Default::default()
+    };
+    let (mut before, mut owners) = (spec(), Owners::default());
+    apply(&mut before, &mut owners, ID, "00-a", &cdi(&["v/c=one"])).unwrap();
+    apply(&mut before, &mut owners, ID, "10-b", &cdi(&["v/c=two"])).unwrap();
+    assert_eq!(before, spec(), "what they are is not known here");
+    let twice = apply(
+        &mut before,
+        &mut owners,
+        ID,
+        "20-c",
+        &cdi(&["v/c=three", "v/c=one"]),
+    )
+    .unwrap_err();
+    for word in ["00-a", "20-c", "v/c=one"] {
+        assert!(twice.message().contains(word), "{twice}");
+    }
+    for name in ["", "gpu0", "v/c=", "-v/c=one"] {
+        assert_eq!(refused(&cdi(&[name])).kind(), Kind::InvalidArgument, "{name}");
+    }
+}
+
+#[test]
 fn what_husk_cannot_do_is_refused_by_name() {
     for (adjust, word) in [
-        (
-            p::ContainerAdjustment {
-                cdi_devices: vec![p::CdiDevice { name: "v/c=d".into() }],
-                ..Default::default()
-            },
-            "CDI",
-        ),
         (
             linux(p::LinuxContainerAdjustment {
                 net_devices: [("eth1".into(), p::LinuxNetDevice::default())].into(),

@@ -1,4 +1,5 @@
-//! CDI devices: reads the vendors' files and looks up device nodes.
+//! CDI devices: reads the vendors' files and looks up device nodes, for the devices that a client names and for those that
+//! plugins add.
 //!
 //! The files are read anew for each container that wants such devices: there are few of them, and what a device plugin
 //! wrote a moment ago counts.
@@ -7,6 +8,7 @@ use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use oci_spec::runtime::{LinuxDeviceType, Spec};
 
@@ -14,26 +16,65 @@ use crate::spec::cdi::{self, Input, Registry, edits};
 use crate::types::ContainerConfig;
 use crate::types::error::{Context, Error, Result};
 
+use super::super::container::ContainerFacts;
+use super::super::{Runtime, blocking};
+
 /// Largest file that is read, in bytes.
 const MAX_FILE: u64 = 4 << 20;
 /// Most files that are read of a directory.
 const MAX_FILES: usize = 1024;
 
-/// Edits `spec` for the devices that `config` names. `root` is where hooks will find the root file system.
-pub(super) fn inject(config: &ContainerConfig, dirs: &[PathBuf], root: &Path, spec: &mut Spec) -> Result<()> {
-    let wanted = cdi::wanted(&config.cdi_devices, &config.annotations)?;
-    if wanted.is_empty() {
-        return Ok(());
+/// Edits `spec` for the devices that `config` names.
+///
+/// # Errors
+/// A name that is none, a device that no file describes, and edits that cannot be.
+pub(super) fn inject(config: &ContainerConfig, dirs: &[PathBuf], spec: &mut Spec) -> Result<()> {
+    edit(&named(config)?, &[], dirs, spec)
+}
+
+impl Runtime {
+    /// Edits `spec`, of a container that is being made, for the further devices `names`. What the container has by its
+    /// own configuration is not edited in again.
+    ///
+    /// # Errors
+    /// As for devices that clients name.
+    pub async fn add_cdi_devices(
+        self: &Arc<Self>,
+        facts: &ContainerFacts,
+        names: &[String],
+        mut spec: Spec,
+    ) -> Result<Spec> {
+        let wanted = cdi::wanted(names, None)?;
+        let given = named(&facts.config)?;
+        let this = Arc::clone(self);
+        blocking(move || {
+            edit(&wanted, &given, &this.parts.config.container.cdi_dirs, &mut spec)?;
+            Ok(spec)
+        })
+        .await
     }
-    let registry = Registry::read(files(dirs)?);
-    let edits = registry.resolve(&wanted, dirs)?;
-    edits::apply(&edits, spec, look)?;
+}
+
+/// Tells hooks, which look into the spec, where they will find the root file system that the executor mounts.
+pub(in crate::pod) fn show_root(spec: &mut Spec, root: &Path) {
     if spec.hooks().is_some()
         && let Some(old) = spec.root_mut()
     {
         old.set_path(root.to_owned());
     }
-    Ok(())
+}
+
+fn named(config: &ContainerConfig) -> Result<Vec<String>> {
+    cdi::wanted(&config.cdi_devices, &config.annotations)
+}
+
+fn edit(wanted: &[String], given: &[String], dirs: &[PathBuf], spec: &mut Spec) -> Result<()> {
+    if wanted.is_empty() {
+        return Ok(());
+    }
+    let registry = Registry::read(files(dirs)?);
+    let edits = registry.resolve(wanted, given, dirs)?;
+    edits::apply(&edits, spec, look)
 }
 
 fn files(dirs: &[PathBuf]) -> Result<Vec<Input>> {

@@ -160,12 +160,10 @@ pub(super) fn gather(
         nofile: runtime.config().container.nofile,
     };
     let mut spec = spec::container(&inputs)?;
-    super::cdi::inject(
-        config,
-        &runtime.config().container.cdi_dirs,
-        &runtime.paths.mount_point(),
-        &mut spec,
-    )?;
+    super::cdi::inject(config, &runtime.config().container.cdi_dirs, &mut spec)?;
+    if handler.options.is_builtin() {
+        super::cdi::show_root(&mut spec, &runtime.paths.mount_point());
+    }
     handler.adapt(&mut spec, &pod.config, config, host)?;
     handler.bind_images(
         &mut spec,

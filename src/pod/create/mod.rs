@@ -1,7 +1,7 @@
 //! CreateContainer: everything up to the gate.
 
 mod apparmor;
-mod cdi;
+pub(super) mod cdi;
 mod image_volumes;
 mod inputs;
 mod propagation;

@@ -92,15 +92,21 @@ impl Registry {
         self.specs.push(spec);
     }
 
-    /// The edits for these devices: what a file says of all its devices comes once, before the first of them.
+    /// The edits for these devices: what a file says of all its devices comes once, before the first of them. A container
+    /// that has the devices `given` already has what their files say, too.
     ///
     /// # Errors
     /// `InvalidArgument` for what is no name of a device; `NotFound` with the directories and whatever is wrong with
     /// their files if one is not described; `FailedPrecondition` if two files of one directory describe it.
-    pub fn resolve(&self, names: &[String], dirs: &[PathBuf]) -> Result<Vec<&ContainerEdits>> {
-        let mut seen = BTreeSet::new();
+    pub fn resolve(
+        &self,
+        names: &[String],
+        given: &[String],
+        dirs: &[PathBuf],
+    ) -> Result<Vec<&ContainerEdits>> {
+        let mut seen: BTreeSet<usize> = given.iter().filter_map(|name| self.file_of(name)).collect();
         let mut edits = Vec::new();
-        for name in names {
+        for name in names.iter().filter(|name| !given.contains(name)) {
             check_name(name)?;
             let (spec, device) = match self.devices.get(name) {
                 Some(Found::At(_, spec, device)) => (*spec, *device),
@@ -120,6 +126,14 @@ impl Registry {
             edits.push(&file.devices[device].container_edits);
         }
         Ok(edits)
+    }
+
+    /// Position of the file that describes a device.
+    fn file_of(&self, name: &str) -> Option<usize> {
+        match self.devices.get(name) {
+            Some(Found::At(_, spec, _)) => Some(*spec),
+            _ => None,
+        }
     }
 
     fn unknown(&self, name: &str, dirs: &[PathBuf]) -> Error {
@@ -160,7 +174,11 @@ pub fn is_spec(path: &Path) -> bool {
     path.extension().is_some_and(|e| e == "json" || e == "yaml")
 }
 
-fn check_name(name: &str) -> Result<()> {
+/// Refuses what cannot be the name of a device.
+///
+/// # Errors
+/// `InvalidArgument`, with the form that names have.
+pub fn check_name(name: &str) -> Result<()> {
     let parts = name
         .split_once('=')
         .and_then(|(kind, device)| Some((kind.split_once('/')?, device)));

@@ -72,7 +72,11 @@ fn host(path: &Path) -> Result<HostNode> {
 fn a_device_edits_the_spec() {
     let registry = Registry::read(vec![input("/etc/cdi/v.yaml", 0, YAML)]);
     let edits = registry
-        .resolve(&names(&["vendor.com/gpu=gpu0", "vendor.com/gpu=gpu1"]), &dirs())
+        .resolve(
+            &names(&["vendor.com/gpu=gpu0", "vendor.com/gpu=gpu1"]),
+            &[],
+            &dirs(),
+        )
         .unwrap();
     let mut spec: Spec = serde_json::from_value(serde_json::json!({
         "ociVersion": "1.2.0",
@@ -121,6 +125,22 @@ fn a_device_edits_the_spec() {
 }
 
 #[test]
+fn what_a_container_has_already_is_not_added_again() {
+    let registry = Registry::read(vec![input("/etc/cdi/v.yaml", 0, YAML)]);
+    let (one, two) = ("vendor.com/gpu=gpu0", "vendor.com/gpu=gpu1");
+    let edits = |wanted: &[&str], given: &[&str]| {
+        let edits = registry.resolve(&names(wanted), &names(given), &dirs()).unwrap();
+        edits.len()
+    };
+    // Those of the file, and those of each device.
+    assert_eq!(edits(&[one, two], &[]), 3);
+    assert_eq!(edits(&[one, two], &[one]), 1);
+    assert_eq!(edits(&[two], &[two]), 0);
+    // What has gone since, or was never there, takes nothing away.
+    assert_eq!(edits(&[one], &["vendor.com/gpu=gone"]), 2);
+}
+
+#[test]
 fn a_later_directory_wins_and_equals_conflict() {
     let low = json("v.com/c", "d", "WHICH=low");
     let high = json("v.com/c", "d", "WHICH=high");
@@ -128,11 +148,11 @@ fn a_later_directory_wins_and_equals_conflict() {
     for order in [[(0, &low), (1, &high)], [(1, &high), (0, &low)]] {
         let inputs = order.map(|(p, c)| input(&format!("/{p}/x.json"), p, c));
         let registry = Registry::read(inputs.into());
-        let edits = registry.resolve(&wanted, &dirs()).unwrap();
+        let edits = registry.resolve(&wanted, &[], &dirs()).unwrap();
         assert!(edits.iter().any(|e| e.env == ["WHICH=high"]), "{edits:?}");
     }
     let both = Registry::read(vec![input("/0/a.json", 0, &low), input("/0/b.json", 0, &high)]);
-    let error = both.resolve(&wanted, &dirs()).unwrap_err();
+    let error = both.resolve(&wanted, &[], &dirs()).unwrap_err();
     assert_eq!(error.kind(), Kind::FailedPrecondition);
     assert!(error.message().contains("/0/a.json and /0/b.json"), "{error}");
     // A later directory settles it.
@@ -141,7 +161,7 @@ fn a_later_directory_wins_and_equals_conflict() {
         input("/0/b.json", 0, &low),
         input("/1/c.json", 1, &high),
     ]);
-    assert!(settled.resolve(&wanted, &dirs()).is_ok());
+    assert!(settled.resolve(&wanted, &[], &dirs()).is_ok());
 }
 
 #[test]
@@ -152,7 +172,9 @@ fn a_device_that_is_not_found_is_named_with_the_directories_and_bad_files() {
         content: Err("Permission denied".into()),
     };
     let registry = Registry::read(vec![input("/etc/cdi/bad.yaml", 0, "kind: ["), unreadable]);
-    let error = registry.resolve(&names(&["v.com/c=d"]), &dirs()).unwrap_err();
+    let error = registry
+        .resolve(&names(&["v.com/c=d"]), &[], &dirs())
+        .unwrap_err();
     for part in [
         "v.com/c=d",
         "/etc/cdi, /var/run/cdi",
