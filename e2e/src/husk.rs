@@ -27,6 +27,7 @@ pub struct Options {
     env: Vec<(String, String)>,
     plugins: Vec<(String, String)>,
     quiet: bool,
+    executor_only: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -85,6 +86,13 @@ impl Options {
         self
     }
 
+    /// Is about what only husk's own executor does: `HUSK_E2E_RUNTIME` does not count.
+    #[must_use]
+    pub fn executor_only(mut self) -> Self {
+        self.executor_only = true;
+        self
+    }
+
     /// Adds a variable to the daemon's environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -138,6 +146,11 @@ pub struct Husk {
 /// Runs a test with a daemon, then sees that nothing is left.
 pub async fn run(test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
     run_with(Options::new(), test).await
+}
+
+/// As [`run`], for what only husk's own executor does.
+pub async fn run_on_executor(test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
+    run_with(Options::new().executor_only(), test).await
 }
 
 /// As [`run`], with options.
@@ -196,7 +209,7 @@ impl Husk {
                 self.options.network == Network::Builtin,
                 self.names.bridge,
                 self.names.subnet,
-                self.options.toml.clone() + &default_runtime(&self.options.toml),
+                self.options.toml.clone() + &default_runtime(&self.options),
             ),
         )?;
         for (host, toml) in &self.options.hosts {
@@ -477,14 +490,19 @@ impl Drop for Husk {
 }
 
 /// With `HUSK_E2E_RUNTIME=/usr/sbin/runc`, makes that OCI runtime the handler of every pod: whatever a test promises has
-/// to hold with it too. Tests that configure handlers themselves are left alone.
-fn default_runtime(toml: &str) -> String {
-    match std::env::var("HUSK_E2E_RUNTIME") {
-        Ok(path) if !toml.contains("[runtime.") => {
+/// to hold with it too. Tests that configure handlers themselves are left alone, and those of what only the executor does.
+fn default_runtime(options: &Options) -> String {
+    match other_runtime() {
+        Some(path) if !options.toml.contains("[runtime.") && !options.executor_only => {
             format!("\n[runtime.other]\npath = \"{path}\"\ndefault = true\n")
         }
         _ => String::new(),
     }
+}
+
+/// The OCI runtime that the suites are run on, if it is not husk's executor.
+pub fn other_runtime() -> Option<String> {
+    std::env::var("HUSK_E2E_RUNTIME").ok()
 }
 
 /// The program under test: `HUSK_BIN`, or what cargo built last beside this test.

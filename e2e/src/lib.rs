@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 pub use cri::{Cri, CriExt, Pod};
-pub use husk::{Husk, Options, run, run_with};
+pub use husk::{Husk, Options, run, run_on_executor, run_with};
 pub use k8s_cri::v1;
 
 /// How long anything may take before a test calls it stuck. Far above what anything takes: no test measures time.

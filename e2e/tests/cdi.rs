@@ -42,7 +42,7 @@ containerEdits:
       args: [sh, -c, "cat > {told}"]
     - hookName: createContainer
       path: /bin/sh
-      args: [sh, -c, "b=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/'); r=$(sed 's/.*\"root\":{{\"path\":\"\\([^\"]*\\)\".*/\\1/' $b/config.json); echo hooked > $r/tmp/hooked"]
+      args: [sh, -c, "b=$(sed 's/.*\"bundle\":\"\\([^\"]*\\)\".*/\\1/'); r=$(sed 's/.*\"root\":{{\"path\":\"\\([^\"]*\\)\".*/\\1/' $b/config.json); case $r in /*) ;; *) r=$b/$r;; esac; echo hooked > $r/tmp/hooked"]
       env: ["PATH=/bin:/usr/bin"]
 devices:
   - name: one

@@ -1,10 +1,12 @@
 //! Commands that cannot be executed: the cause, the same whether the container or an exec should have run it.
+//!
+//! OCI runtimes have causes of their own, and find them when they create the container.
 
 use anyhow::{Result, ensure};
 use husk_e2e::config::{ContainerConfigExt, container, sleeper};
 use husk_e2e::husk::shared_registry;
 use husk_e2e::image::{self, Entry, Kind, Layer};
-use husk_e2e::{CriExt, run};
+use husk_e2e::{CriExt, run_on_executor};
 
 /// Commands, the exit code a shell would give, and what has to be said.
 const COMMANDS: [(&str, i32, &str); 14] = [
@@ -30,7 +32,7 @@ const COMMANDS: [(&str, i32, &str); 14] = [
 
 #[tokio::test]
 async fn commands_that_cannot_run_name_the_cause() -> Result<()> {
-    run(async |husk| {
+    run_on_executor(async |husk| {
         let mut arm = std::fs::read("/bin/busybox")?[..4096].to_vec();
         arm[18] = 183;
         let broken = Layer::new()

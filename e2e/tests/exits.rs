@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 use husk_e2e::config::{ContainerConfigExt, container, script};
 use husk_e2e::v1::*;
-use husk_e2e::{CriExt, eventually, run};
+use husk_e2e::{CriExt, eventually, run, run_on_executor};
 
 #[tokio::test]
 async fn exit_codes_and_reasons_are_told() -> Result<()> {
@@ -145,7 +145,8 @@ async fn a_child_that_runs_out_of_memory_is_told_too() -> Result<()> {
 
 #[tokio::test]
 async fn a_command_that_cannot_start_is_an_error_of_the_call_and_an_exit() -> Result<()> {
-    run(async |husk| {
+    // An OCI runtime looks for the command when it creates the container.
+    run_on_executor(async |husk| {
         let image = husk.busybox().await?;
         let pod = husk.cri.pod(husk.pod_config("unstartable")).await?;
         let id = husk

@@ -269,16 +269,20 @@ async fn a_launch_that_does_not_fit_costs_the_pod_nothing() -> Result<()> {
         let image = husk.busybox().await?;
         let pod = husk.cri.pod(husk.pod_config("large")).await?;
         let first = husk.cri.launch(&pod, sleeper("first", &image)).await?;
-        // Six times as long on its way to the supervisor, which takes no such packet.
-        let unwieldy = container("unwieldy", &image, &["echo", &"\u{1}".repeat(5 << 20)]);
-        check(
-            "fewer mounts or shorter arguments",
-            husk.cri.create(&pod, unwieldy).await,
-        )?;
-        // Within what the supervisor takes and beyond what the kernel does.
-        let long = container("long", &image, &["echo", &"x".repeat(1 << 20)]);
-        let status = husk.cri.launch(&pod, long).await.refused()?;
-        ensure!(status.message().contains("arguments"), "{status:?}");
+        // What an OCI runtime gets, it reads from a file, and that the kernel takes no such argument it finds out when
+        // nobody asks any more.
+        if husk_e2e::husk::other_runtime().is_none() {
+            // Six times as long on its way to the supervisor, which takes no such packet.
+            let unwieldy = container("unwieldy", &image, &["echo", &"\u{1}".repeat(5 << 20)]);
+            check(
+                "fewer mounts or shorter arguments",
+                husk.cri.create(&pod, unwieldy).await,
+            )?;
+            // Within what the supervisor takes and beyond what the kernel does.
+            let long = container("long", &image, &["echo", &"x".repeat(1 << 20)]);
+            let status = husk.cri.launch(&pod, long).await.refused()?;
+            ensure!(status.message().contains("arguments"), "{status:?}");
+        }
         // The same connection serves on.
         ensure!(husk.cri.sh(&first, "echo fine").await? == "fine");
         let second = husk.cri.launch(&pod, sleeper("second", &image)).await?;

@@ -164,24 +164,33 @@ echo "$2 $status" >> "$1"
                 .collect())
         };
         let id = husk.cri.create(&pod, sleeper("main", &image)).await?;
-        let created = ran()?;
-        ensure!(
-            created == ["createRuntime creating", "createContainer creating"],
-            "{created:?}"
-        );
+        let mut expected = vec!["createRuntime creating", "createContainer creating"];
+        // runc runs the next one early, and crun tells all of them something else: what is husk's is that they run.
+        let exactly = husk_e2e::husk::other_runtime().is_none();
+        let check = |expected: &[&str]| -> Result<()> {
+            let ran = ran()?;
+            let names = |list: Vec<String>| {
+                list.iter()
+                    .filter_map(|l| l.split(' ').next().map(str::to_owned))
+                    .collect()
+            };
+            let expected = expected.iter().map(|&e| e.to_owned()).collect();
+            let (got, wanted): (Vec<_>, Vec<_>) = match exactly {
+                true => (ran, expected),
+                false => (names(ran), names(expected)),
+            };
+            ensure!(got == wanted, "{got:?} instead of {wanted:?}");
+            Ok(())
+        };
+        if exactly {
+            check(&expected)?;
+        }
         husk.cri.start(&id).await?;
-        ensure!(
-            ran()?.last().is_some_and(|l| l == "poststart running"),
-            "{:?}",
-            ran()?
-        );
+        expected.push("poststart running");
+        check(&expected)?;
         husk.cri.remove(&id).await?;
-        ensure!(
-            ran()?.last().is_some_and(|l| l == "poststop stopped"),
-            "{:?}",
-            ran()?
-        );
-        ensure!(ran()?.len() == 4);
+        expected.push("poststop stopped");
+        check(&expected)?;
         Ok(())
     })
     .await

@@ -221,10 +221,16 @@ pub(super) fn bounded_error(mut error: LaunchError) -> LaunchError {
     error
 }
 
+/// Takes the middle out of a long text: what was tried is at its beginning, and what went wrong at its end.
 fn cut(text: &mut String) {
-    if let Some((at, _)) = text.char_indices().nth(MAX_TEXT) {
-        text.truncate(at);
-        text.push('…');
+    if text.char_indices().nth(MAX_TEXT).is_none() {
+        return;
+    }
+    let mut places = text.char_indices().map(|(at, _)| at);
+    let from = places.nth(MAX_TEXT / 2);
+    let to = text.char_indices().map(|(at, _)| at).nth_back(MAX_TEXT / 2 - 1);
+    if let (Some(from), Some(to)) = (from, to) {
+        text.replace_range(from..to, "…");
     }
 }
 
@@ -263,6 +269,30 @@ mod tests {
         let (parent, child) = pair().unwrap();
         drop(parent);
         assert!(!child.wait_go_on());
+    }
+
+    #[test]
+    fn a_long_text_keeps_its_two_ends() {
+        for (text, wanted) in [
+            ("ä".repeat(MAX_TEXT), "ä".repeat(MAX_TEXT)),
+            (
+                format!("{}x{}", "a".repeat(MAX_TEXT / 2), "b".repeat(MAX_TEXT / 2)),
+                format!("{}…{}", "a".repeat(MAX_TEXT / 2), "b".repeat(MAX_TEXT / 2)),
+            ),
+            (
+                format!(
+                    "{}{}{}",
+                    "ä".repeat(MAX_TEXT),
+                    "x".repeat(MAX_TEXT),
+                    "ö".repeat(MAX_TEXT)
+                ),
+                format!("{}…{}", "ä".repeat(MAX_TEXT / 2), "ö".repeat(MAX_TEXT / 2)),
+            ),
+        ] {
+            let mut short = text;
+            cut(&mut short);
+            assert_eq!(short, wanted);
+        }
     }
 
     #[test]

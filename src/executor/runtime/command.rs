@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Signal, pidfd_send_signal, set_parent_process_death_signal};
 
-use crate::spec::plan::RuntimePlan;
+use crate::spec::plan::{RuntimePlan, image_path};
 use crate::sys::clone::{Child, clone_process};
 
 use super::super::error::{Cause, During, LaunchError, NOT_EXECUTABLE, NOT_FOUND, Step, describe};
@@ -98,7 +98,11 @@ impl<'a> Call<'a> {
     }
 
     fn failed(&self, reason: String) -> LaunchError {
-        let error = LaunchError::new(self.verb, self.object(), reason);
+        let (reason, is_image) = name_images(self.plan, reason);
+        let mut error = LaunchError::new(self.verb, self.object(), reason);
+        if is_image && self.verb == "create" {
+            error = error.of_image_volume();
+        }
         match exit_code(&error.reason) {
             Some(code) if matches!(self.verb, "create" | "start" | "exec") => error.exit(code),
             _ => error,
@@ -150,6 +154,21 @@ impl<'a> Call<'a> {
             format!("it did not end within {} s and was killed", self.limit.as_secs()),
         ))
     }
+}
+
+/// A runtime knows images only by the places where husk has mounted them. Puts their names there, and says whether there
+/// was one.
+fn name_images(plan: &RuntimePlan, mut reason: String) -> (String, bool) {
+    let mut found = false;
+    // The last one first: the beginning of its place is another's.
+    for (number, volume) in plan.image_volumes.iter().enumerate().rev() {
+        let place = image_path(&plan.bundle, number).display().to_string();
+        if reason.contains(&place) {
+            reason = reason.replace(&place, &format!("image {}", volume.image));
+            found = true;
+        }
+    }
+    (reason, found)
 }
 
 /// Becomes the program; comes back only if that fails.
@@ -239,6 +258,7 @@ fn exit_code(reason: &str) -> Option<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::spec::plan::ImageVolume;
 
     #[test]
     fn the_last_grave_line_of_a_log_counts() {
@@ -251,6 +271,34 @@ mod tests {
         assert_eq!(reason("not json\nlast words \n\n").as_deref(), Some("last words"));
         assert_eq!(reason("\n"), None);
         assert_eq!(reason(&"x".repeat(10_000)).map(|t| t.len()), Some(MAX_COMPLAINT));
+    }
+
+    #[test]
+    fn images_are_called_by_their_names() {
+        let volume = |name: &str| ImageVolume {
+            image: name.into(),
+            ..Default::default()
+        };
+        let plan = RuntimePlan {
+            bundle: "/run/b".into(),
+            image_volumes: (0..12).map(|n| volume(&format!("data:{n}"))).collect(),
+            ..Default::default()
+        };
+        for (said, wanted, is_image) in [
+            (
+                r#"mounting "/run/b/images/11" to rootfs: mount /run/b/images/11:/etc/passwd: not a directory"#,
+                r#"mounting "image data:11" to rootfs: mount image data:11:/etc/passwd: not a directory"#,
+                true,
+            ),
+            (
+                "mount `/run/b/images/1` failed",
+                "mount `image data:1` failed",
+                true,
+            ),
+            ("mount /run/b/rootfs failed", "mount /run/b/rootfs failed", false),
+        ] {
+            assert_eq!(name_images(&plan, said.into()), (wanted.into(), is_image));
+        }
     }
 
     #[test]
