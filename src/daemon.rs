@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use tracing::{info, warn};
@@ -31,6 +31,7 @@ use crate::nri::{self, Nri};
 use crate::pod::handler::Handlers;
 use crate::pod::launcher::{self, Launcher};
 use crate::pod::{Parts, Runtime};
+use crate::socket;
 use crate::state::{Db, Table};
 use crate::stats::Stats;
 use crate::stream;
@@ -113,7 +114,7 @@ async fn serve_pods(
     } else {
         Some(Exporter::start(&config.metrics.address, Arc::clone(&stats)).await?)
     };
-    let listener = bind(&config.socket()).await?;
+    let listener = socket::listen(&config.socket(), 0o660).await?;
     info!(socket = %config.socket().display(), streams = %streams.address(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
     let service = cri::runtime::Service::new(Arc::clone(&runtime), stats, streams);
     answer(listener, &runtime, &images, service).await?;
@@ -220,31 +221,6 @@ fn lock(run: &Path) -> Result<Flock<File>> {
             ),
         )
     })
-}
-
-async fn bind(path: &Path) -> Result<UnixListener> {
-    if let Some(dir) = path.parent() {
-        std::fs::create_dir_all(dir).with_context(|| format!("create directory {}", dir.display()))?;
-    }
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(Error::precondition(format!(
-            "socket {}: somebody else is serving it",
-            path.display()
-        )));
-    }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::internal(format!(
-                "remove old socket {}: {e}",
-                path.display()
-            )));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))
-        .with_context(|| format!("set mode of {}", path.display()))?;
-    Ok(listener)
 }
 
 fn launcher_config(config: &Config, cgroups: &Cgroups) -> Result<launcher::Config> {

@@ -25,6 +25,7 @@ pub mod network;
 pub mod nri;
 pub mod pod;
 pub mod seccomp;
+pub mod socket;
 pub mod spec;
 pub mod state;
 pub mod stats;

@@ -50,6 +50,7 @@ const HEIGHTS: &[(&str, u8)] = &[
     ("cgroup", 2),
     ("seccomp", 2),
     ("telemetry", 2),
+    ("socket", 2),
     ("config", 1),
     ("types", 1),
     ("host", 1),

@@ -2,7 +2,6 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -10,6 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 
+use crate::socket;
 use crate::types::error::{Context as _, Error, Result};
 
 /// A place to listen at.
@@ -65,18 +65,8 @@ impl Listener {
                 ))
             }
             Address::Unix(path) => {
-                let what = || format!("metrics: listen on {}", path.display());
-                if UnixStream::connect(path).await.is_ok() {
-                    return Err(Error::precondition(format!(
-                        "{}: somebody else is serving it",
-                        what()
-                    )));
-                }
-                // What a daemon that was killed left behind.
-                address.remove();
-                let listener = UnixListener::bind(path).with_context(what)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).with_context(what)?;
-                Ok(Self::Unix(listener))
+                let bound = socket::listen(path, 0o660).await;
+                Ok(Self::Unix(bound.map_err(|e| e.context("metrics"))?))
             }
         }
     }

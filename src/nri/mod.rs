@@ -29,8 +29,7 @@ pub mod ttrpc;
 mod updates;
 mod view;
 
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -40,7 +39,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::pod::Runtime;
-use crate::types::error::{Context, Error, Kind, Result};
+use crate::socket;
+use crate::types::error::{Error, Kind, Result};
 
 use known::Known;
 use plugin::Plugin;
@@ -84,7 +84,10 @@ impl Nri {
     /// # Errors
     /// The socket cannot be made, or somebody else serves it.
     pub async fn start(runtime: &Arc<Runtime>, settings: Settings) -> Result<Arc<Self>> {
-        let listener = listen(&settings.socket).await?;
+        // Only root may reach it: a plugin can do to containers what it likes.
+        let listener = socket::listen(&settings.socket, 0o600)
+            .await
+            .map_err(|e| e.context("NRI"))?;
         let nri = Arc::new(Self {
             settings,
             runtime: Arc::downgrade(runtime),
@@ -193,34 +196,4 @@ async fn accept(nri: Arc<Nri>, listener: UnixListener) {
             }
         }
     }
-}
-
-/// Makes the socket. Only root may reach it: a plugin can do to containers what it likes.
-async fn listen(path: &Path) -> Result<UnixListener> {
-    if let Some(dir) = path.parent().filter(|d| !d.exists()) {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .with_context(|| format!("create directory {}", dir.display()))?;
-    }
-    if UnixStream::connect(path).await.is_ok() {
-        return Err(Error::precondition(format!(
-            "NRI socket {}: somebody else is serving it; give husk another one ([nri] socket)",
-            path.display()
-        )));
-    }
-    match std::fs::remove_file(path) {
-        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-            return Err(Error::internal(format!(
-                "remove old socket {}: {e}",
-                path.display()
-            )));
-        }
-        _ => {}
-    }
-    let listener = UnixListener::bind(path).with_context(|| format!("listen on {}", path.display()))?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))
-        .with_context(|| format!("set mode of {}", path.display()))?;
-    Ok(listener)
 }
