@@ -1,10 +1,19 @@
 //! Lists on the wire: items that were encoded once are sent as they are, in one message or cut into a stream of several.
 
+use std::future::Future;
 use std::pin::Pin;
 
 use bytes::Bytes;
+use futures_util::{StreamExt as _, stream};
 use prost::Message;
 use tonic::Status;
+
+use crate::types::error::Result;
+
+use super::status::status;
+
+/// Objects that are looked at together where their items have to be worked out.
+const BATCH: usize = 64;
 
 /// Most bytes of items in one message of a stream, unless a single item is larger. Far below what clients accept, and
 /// all that is in memory of a stream at a time.
@@ -24,7 +33,7 @@ impl Items {
     ///
     /// # Errors
     /// An item is no `T`.
-    pub fn decode<T: Message + Default>(self) -> Result<Vec<T>, prost::DecodeError> {
+    pub fn decode<T: Message + Default>(self) -> std::result::Result<Vec<T>, prost::DecodeError> {
         self.encoded.into_iter().map(T::decode).collect()
     }
 }
@@ -41,7 +50,7 @@ pub fn size(item: &impl Message) -> usize {
 
 /// The messages of a stream. Each is made when the client is ready for it: one that stops reading holds the list of what
 /// is to come and nothing else, and one that goes away ends the stream by that.
-pub type Stream<M> = Pin<Box<dyn tokio_stream::Stream<Item = Result<M, Status>> + Send>>;
+pub type Stream<M> = Pin<Box<dyn tokio_stream::Stream<Item = std::result::Result<M, Status>> + Send>>;
 
 /// A stream of all `items` in messages of bounded size. `bytes` tells the encoded size of an item, `message` makes a
 /// message of several. An empty list is a stream without messages.
@@ -53,9 +62,44 @@ pub fn stream<T, M: Send + 'static>(
 where
     T: Send + 'static,
 {
-    Box::pin(tokio_stream::iter(
+    Box::pin(stream::iter(
         chunks(items, bytes).map(move |chunk| Ok(message(chunk))),
     ))
+}
+
+/// As [`stream`], of items that `make` works out for some of `objects` at a time. An error of it is the stream's last word.
+pub fn stream_made<O, I, M, F>(
+    objects: Vec<O>,
+    make: impl Fn(Vec<O>) -> F + Send + 'static,
+    message: impl Fn(Vec<I>) -> M + Send + 'static,
+) -> Stream<M>
+where
+    O: Send + 'static,
+    I: Message + 'static,
+    M: Send + 'static,
+    F: Future<Output = Result<Vec<I>>> + Send + 'static,
+{
+    let made = stream::unfold((objects.into_iter(), make), async |(mut rest, make)| {
+        let batch: Vec<O> = rest.by_ref().take(BATCH).collect();
+        if batch.is_empty() {
+            return None;
+        }
+        let work = make(batch);
+        let made = work.await;
+        if made.is_err() {
+            rest = Vec::new().into_iter();
+        }
+        Some((made, (rest, make)))
+    });
+    Box::pin(made.flat_map(move |made| {
+        let messages: Vec<_> = match made {
+            Ok(items) => chunks(items.into_iter(), size)
+                .map(|chunk| Ok(message(chunk)))
+                .collect(),
+            Err(error) => vec![Err(status(error))],
+        };
+        stream::iter(messages)
+    }))
 }
 
 fn chunks<T>(
@@ -131,6 +175,42 @@ mod tests {
             );
             assert_eq!(cut.concat(), items);
         }
+    }
+
+    #[tokio::test]
+    async fn items_that_are_worked_out_come_once_and_in_order() {
+        let objects: Vec<u64> = (0..1000).collect();
+        let make =
+            async |part: Vec<u64>| Ok(part.into_iter().map(|value| p::UInt64Value { value }).collect());
+        let messages = stream_made(objects, make, |items: Vec<p::UInt64Value>| items);
+        let messages: Vec<_> = messages.collect().await;
+        assert!(messages.len() > 10);
+        let values = messages.into_iter().flat_map(|m| m.unwrap()).map(|v| v.value);
+        assert!(values.eq(0..1000));
+        let large = async |part: Vec<usize>| {
+            let item = |bytes| p::VersionRequest {
+                version: "x".repeat(bytes),
+            };
+            Ok(part.into_iter().map(item).collect())
+        };
+        let sizes = vec![10, CHUNK_BYTES, 30, CHUNK_BYTES * 2, 1, 1];
+        let messages = stream_made(sizes, large, |items: Vec<p::VersionRequest>| items.len());
+        let lengths: Vec<_> = messages.map(|m| m.unwrap()).collect().await;
+        assert_eq!(lengths, [1, 1, 1, 1, 2]);
+    }
+
+    #[tokio::test]
+    async fn an_error_ends_the_stream_and_is_told() {
+        let make = async |part: Vec<u64>| match part.contains(&100) {
+            true => Err(crate::types::Error::internal("no more")),
+            false => Ok(vec![p::UInt64Value { value: 1 }]),
+        };
+        let messages = stream_made((0..1000).collect(), make, |items: Vec<p::UInt64Value>| items);
+        let messages: Vec<_> = messages.collect().await;
+        assert_eq!(messages.len(), 2);
+        assert!(messages[0].is_ok());
+        let told = messages[1].as_ref().unwrap_err();
+        assert!(told.message().contains("no more"), "{told}");
     }
 
     #[test]

@@ -1,6 +1,5 @@
 //! The CRI services: one file per call, conversion between protobuf and `types`, errors to gRPC codes. No logic.
 
-mod chunks;
 pub mod convert;
 pub mod image;
 pub mod list;

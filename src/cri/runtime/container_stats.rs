@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::cgroup::Detail;
-use crate::cri::chunks::{self, Chunks};
 use crate::cri::convert::{from_map, stats as convert};
+use crate::cri::list;
 use crate::cri::proto as p;
 use crate::pod::container::Container;
 use crate::pod::index::ContainerFilter;
@@ -37,10 +37,10 @@ pub(super) async fn list(
 pub(super) fn stream(
     stats: &Arc<Stats>,
     request: p::StreamContainerStatsRequest,
-) -> Chunks<p::StreamContainerStatsResponse> {
+) -> list::Stream<p::StreamContainerStatsResponse> {
     let found = running(stats, request.filter);
     let stats = Arc::clone(stats);
-    chunks::stream(
+    list::stream_made(
         found,
         move |part| sample(Arc::clone(&stats), part),
         |container_stats| p::StreamContainerStatsResponse { container_stats },

@@ -25,7 +25,6 @@ use std::time::Duration;
 
 use tonic::{Request, Response, Status};
 
-use crate::cri::chunks::Chunks;
 use crate::cri::list::{self, Items};
 use crate::cri::proto as p;
 use crate::cri::proto::runtime_service_server::RuntimeService;
@@ -285,7 +284,7 @@ impl RuntimeService for Service {
         .await
     }
 
-    type StreamContainerStatsStream = Chunks<p::StreamContainerStatsResponse>;
+    type StreamContainerStatsStream = list::Stream<p::StreamContainerStatsResponse>;
     async fn stream_container_stats(
         &self,
         r: Request<p::StreamContainerStatsRequest>,
@@ -318,7 +317,7 @@ impl RuntimeService for Service {
         .await
     }
 
-    type StreamPodSandboxStatsStream = Chunks<p::StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxStatsStream = list::Stream<p::StreamPodSandboxStatsResponse>;
     async fn stream_pod_sandbox_stats(
         &self,
         r: Request<p::StreamPodSandboxStatsRequest>,
@@ -374,7 +373,7 @@ impl RuntimeService for Service {
         answer("ListPodSandboxMetrics", pod_sandbox_metrics::list(&self.stats)).await
     }
 
-    type StreamPodSandboxMetricsStream = Chunks<p::StreamPodSandboxMetricsResponse>;
+    type StreamPodSandboxMetricsStream = list::Stream<p::StreamPodSandboxMetricsResponse>;
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<p::StreamPodSandboxMetricsRequest>,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::cgroup::Detail;
-use crate::cri::chunks::{self, Chunks};
 use crate::cri::convert::stats as convert;
+use crate::cri::list;
 use crate::cri::proto as p;
 use crate::pod::index::PodFilter;
 use crate::pod::sandbox::Pod;
@@ -25,10 +25,10 @@ pub(super) async fn list(stats: &Arc<Stats>) -> Result<p::ListPodSandboxMetricsR
     })
 }
 
-pub(super) fn stream(stats: &Arc<Stats>) -> Chunks<p::StreamPodSandboxMetricsResponse> {
+pub(super) fn stream(stats: &Arc<Stats>) -> list::Stream<p::StreamPodSandboxMetricsResponse> {
     let found = ready(stats);
     let stats = Arc::clone(stats);
-    chunks::stream(
+    list::stream_made(
         found,
         move |part| sample(Arc::clone(&stats), part),
         |pod_sandbox_metrics| p::StreamPodSandboxMetricsResponse { pod_sandbox_metrics },

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::cgroup::Detail;
-use crate::cri::chunks::{self, Chunks};
 use crate::cri::convert::{from_map, stats as convert};
+use crate::cri::list;
 use crate::cri::proto as p;
 use crate::pod::index::PodFilter;
 use crate::pod::sandbox::Pod;
@@ -37,10 +37,10 @@ pub(super) async fn list(
 pub(super) fn stream(
     stats: &Arc<Stats>,
     request: p::StreamPodSandboxStatsRequest,
-) -> Chunks<p::StreamPodSandboxStatsResponse> {
+) -> list::Stream<p::StreamPodSandboxStatsResponse> {
     let found = ready(stats, request.filter);
     let stats = Arc::clone(stats);
-    chunks::stream(
+    list::stream_made(
         found,
         move |part| sample(Arc::clone(&stats), part),
         |pod_sandbox_stats| p::StreamPodSandboxStatsResponse { pod_sandbox_stats },
