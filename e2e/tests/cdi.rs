@@ -82,9 +82,12 @@ devices:
         ensure!(seen == "all one\n 00 00\nvendor library\n1\nhooked\n1", "{seen}");
         let state: serde_json::Value = serde_json::from_slice(&std::fs::read(&told)?)?;
         ensure!(
-            state["id"] == id.as_str() && state["pid"] == husk.cri.pid(&id).await? && state["status"] == "creating",
+            state["id"] == id.as_str() && state["pid"] == husk.cri.pid(&id).await?,
             "{state}"
         );
+        // crun says "created" a moment early.
+        let exactly = husk_e2e::husk::other_runtime().is_none();
+        ensure!(state["status"] == "creating" || !exactly, "{state}");
         // By annotation, and a later directory wins.
         let json = r#"{"cdiVersion":"0.5.0","kind":"vendor.com/gpu","devices":[{"name":"one","containerEdits":{"env":["DEVICE=dynamic"]}}]}"#;
         std::fs::write(dirs[1].path().join("plugin.json"), json)?;
@@ -99,7 +102,9 @@ devices:
             .create(&pod, named("broken", "vendor.com/gpu=broken"))
             .await
             .refused()?;
-        ensure!(refused.message().contains("no such device"), "{refused:?}");
+        // crun does not pass on what it said.
+        let words = if exactly { "no such device" } else { "hook" };
+        ensure!(refused.message().contains(words), "{refused:?}");
         let bad = husk.cri.create(&pod, named("bad", "gpu0")).await;
         bad.refused_with(Code::InvalidArgument).context("no name of a device")?;
         Ok(())

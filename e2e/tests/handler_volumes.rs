@@ -1,11 +1,11 @@
-//! What husk mounts for the containers of OCI runtimes: images, and volumes that propagate.
+//! What husk mounts for the containers of OCI runtimes: images, volumes that propagate, and everything with mapped ids.
 
 use anyhow::{Result, ensure};
-use husk_e2e::config::{ContainerConfigExt, PodConfigExt, sleeper};
+use husk_e2e::config::{ContainerConfigExt, PodConfigExt, host_network, sleeper};
 use husk_e2e::mounted::Mounted;
-use husk_e2e::runtimes::{pod, with_each};
+use husk_e2e::runtimes::{pod, runc, with_each};
 use husk_e2e::v1::*;
-use husk_e2e::{CriExt, eventually};
+use husk_e2e::{CriExt, eventually, run_with};
 
 use crate::image_volumes::{data, mounts_of_the_node, volume};
 
@@ -123,6 +123,70 @@ async fn volumes_of_the_node_are_read_only_where_they_should_be() -> Result<()> 
         let seen = husk.cri.sh(&id, text).await?;
         ensure!(seen == format!("{}2", "from the node".repeat(2)), "{seen:?}");
         ensure!(std::fs::read_to_string(writable.join("file"))? == "out\n");
+        Ok(())
+    })
+    .await
+}
+
+/// First id on the node of a user namespace of 65536.
+const FIRST: u32 = 20 << 16;
+
+#[tokio::test]
+async fn their_pods_can_have_user_namespaces() -> Result<()> {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+    run_with(runc(), async |husk| {
+        let maps = || {
+            vec![IdMapping {
+                host_id: FIRST,
+                container_id: 0,
+                length: 1 << 16,
+            }]
+        };
+        let mut options = host_network();
+        options.userns_options = Some(UserNamespace {
+            mode: NamespaceMode::Pod.into(),
+            uids: maps(),
+            gids: maps(),
+        });
+        let (plain, mapped) = (husk.share("plain")?, husk.share("mapped")?);
+        for dir in [&plain, &mapped] {
+            std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))?;
+        }
+        let image = husk.busybox().await?;
+        let (_, data) = data(husk, "mapped-by-runc").await?;
+        let config = husk.pod_config("users").with_namespaces(options.clone());
+        let pod = husk.cri.pod_by("runc", config).await?;
+        let mut config = sleeper("main", &image)
+            .with_namespaces(options)
+            .mounted(&plain, "/plain", |_| {})
+            .mounted(&mapped, "/mapped", |m| {
+                m.uid_mappings = maps();
+                m.gid_mappings = maps();
+            });
+        config.devices.push(Device {
+            container_path: "/dev/everyones".into(),
+            host_path: "/dev/zero".into(),
+            permissions: "rwm".into(),
+        });
+        let image_volume = vec![volume(&data, "/img", "conf")];
+        let id = husk.cri.create_with_mounts(&pod, config, image_volume).await?;
+        husk.cri.start(&id).await?;
+        let pid = husk.cri.pid(&id).await?;
+        ensure!(std::fs::metadata(format!("/proc/{pid}"))?.uid() == FIRST);
+        let text = "id -u; touch /new /plain/new /mapped/new; \
+                    stat -c %u /bin/busybox /img/one /new /plain/new /mapped/new | tr '\\n' ' '; cat /img/two; \
+                    touch /img/x 2>&1 | grep -c Read-only; head -c 2 /dev/everyones | od -An -tx1; \
+                    echo again > /proc/self/fd/1; awk '{print $2}' /proc/self/uid_map";
+        let seen = husk.cri.sh(&id, text).await?;
+        ensure!(
+            seen == format!("0\n0 0 0 0 0 two1\n 00 00\nagain\n{FIRST}"),
+            "{seen}"
+        );
+        let owner = |path: std::path::PathBuf| std::fs::metadata(path).map(|m| (m.uid(), m.gid()));
+        ensure!(owner(plain.join("new"))? == (FIRST, FIRST));
+        ensure!(owner(mapped.join("new"))? == (0, 0));
+        ensure!(mounts_of_the_node(husk)? == 0, "its mounts show on the node");
+        husk.cri.stop(&id, 0).await?;
         Ok(())
     })
     .await

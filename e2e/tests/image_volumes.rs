@@ -151,7 +151,7 @@ async fn what_cannot_be_mounted_says_so_in_the_way_kubelet_reads() -> Result<()>
                 "a directory on a file",
                 volume(&id, "/etc/passwd", ""),
                 Code::Internal,
-                "/etc/passwd",
+                "etc/passwd",
             ),
         ] {
             let config = sleeper("main", &busybox);

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 use husk_e2e::config::{ContainerConfigExt, PodConfigExt, namespaces, script, sleeper};
 use husk_e2e::husk::shared_registry;
 use husk_e2e::v1::*;
-use husk_e2e::{CriExt, Husk, Options, Pod, eventually, process, run_on_executor, run_with};
+use husk_e2e::{CriExt, Husk, Options, Pod, eventually, process, run, run_with};
 use husk_e2e::{image, late};
 use serde_json::json;
 use tonic::Code;
@@ -71,7 +71,7 @@ fn upper(husk: &Husk, id: &str) -> PathBuf {
 
 #[tokio::test]
 async fn root_inside_is_nobody_on_the_node() -> Result<()> {
-    run_with(Options::new().executor_only().builtin_network(), async |husk| {
+    run_with(Options::new().builtin_network(), async |husk| {
         let image = husk.busybox().await?;
         let before = owners(&husk.dir().join("root/images"))?;
         let pod = pod(husk, "userns", private(FIRST)).await?;
@@ -136,7 +136,7 @@ async fn root_inside_is_nobody_on_the_node() -> Result<()> {
 
 #[tokio::test]
 async fn files_on_volumes_belong_to_whom_the_mount_says() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let (plain, mapped) = (husk.share("plain")?, husk.share("mapped")?);
         for dir in [&plain, &mapped] {
             std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o777))?;
@@ -184,7 +184,7 @@ async fn files_on_volumes_belong_to_whom_the_mount_says() -> Result<()> {
 
 #[tokio::test]
 async fn volumes_of_the_image_and_all_layers_are_shared_by_pods_with_other_ids() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let file = |path: &str, uid: u64| {
             image::Entry::new(path, image::Kind::File(b"x".to_vec())).owner(uid, uid)
         };
@@ -215,7 +215,7 @@ async fn volumes_of_the_image_and_all_layers_are_shared_by_pods_with_other_ids()
 
 #[tokio::test]
 async fn images_mounted_as_volumes_have_the_owners_of_the_pod() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let image = husk.busybox().await?;
         let file = |path: &str, uid| image::Entry::new(path, image::Kind::File(b"x".to_vec())).owner(uid, 0);
         let layer = |path: &str| image::Layer::new().entry(file(path, 1001));
@@ -279,10 +279,7 @@ async fn images_mounted_as_volumes_have_the_owners_of_the_pod() -> Result<()> {
 
 #[tokio::test]
 async fn pods_with_user_namespaces_have_a_network() -> Result<()> {
-    for options in [
-        Options::new().executor_only().cni(),
-        Options::new().executor_only().builtin_network(),
-    ] {
+    for options in [Options::new().cni(), Options::new().builtin_network()] {
         run_with(options, async |husk| {
             let image = husk.busybox().await?;
             let mut config = husk.pod_config("web").with_namespaces(private(FIRST));
@@ -319,7 +316,7 @@ async fn pods_with_user_namespaces_have_a_network() -> Result<()> {
 
 #[tokio::test]
 async fn a_shared_pid_namespace_belongs_to_the_user_namespace() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let image = husk.busybox().await?;
         let options = options(NamespaceMode::Node, NamespaceMode::Pod, FIRST);
         let pod = pod(husk, "shared", options.clone()).await?;
@@ -370,7 +367,7 @@ async fn a_shared_pid_namespace_belongs_to_the_user_namespace() -> Result<()> {
 
 #[tokio::test]
 async fn the_network_of_the_node_can_be_used_from_a_user_namespace() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let image = husk.busybox().await?;
         let options = options(NamespaceMode::Node, NamespaceMode::Container, FIRST);
         let pod = pod(husk, "hostnet", options.clone()).await?;
@@ -390,7 +387,7 @@ async fn the_network_of_the_node_can_be_used_from_a_user_namespace() -> Result<(
 
 #[tokio::test]
 async fn pods_with_user_namespaces_outlive_the_daemon() -> Result<()> {
-    run_with(Options::new().executor_only().builtin_network(), async |husk| {
+    run_with(Options::new().builtin_network(), async |husk| {
         let image = husk.busybox().await?;
         let pod = pod(husk, "survivor", private(FIRST)).await?;
         let first = husk
@@ -427,7 +424,7 @@ async fn pods_with_user_namespaces_outlive_the_daemon() -> Result<()> {
 
 #[tokio::test]
 async fn impossible_user_namespaces_are_refused() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let image = husk.busybox().await?;
         let base = || options(NamespaceMode::Node, NamespaceMode::Container, FIRST);
         type Change<'a> = &'a dyn Fn(&mut NamespaceOption, &mut UserNamespace);
@@ -478,7 +475,7 @@ async fn impossible_user_namespaces_are_refused() -> Result<()> {
 
 #[tokio::test]
 async fn devices_of_the_node_keep_their_owners() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let image = husk.busybox().await?;
         let options = options(NamespaceMode::Node, NamespaceMode::Container, FIRST);
         let pod = pod(husk, "devices", options.clone()).await?;
@@ -503,7 +500,7 @@ async fn devices_of_the_node_keep_their_owners() -> Result<()> {
 
 #[tokio::test]
 async fn what_is_advertised_is_what_works() -> Result<()> {
-    run_on_executor(async |husk| {
+    run(async |husk| {
         let reply = husk
             .cri
             .runtime()

@@ -105,6 +105,13 @@ impl Scratch {
     /// Makes a device node: who is in a user namespace may not. It belongs to whom it belongs on the node, so that a
     /// disk stays out of reach of a container that is root only inside.
     pub fn device(&self, n: usize, device: &Device) -> Step<OwnedFd> {
+        let path = self.node(n, device)?;
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(CWD, path, flags).during("open", || format!("device {}", shown(&device.path)))
+    }
+
+    /// Makes a device node, and returns where.
+    fn node(&self, n: usize, device: &Device) -> Step<PathBuf> {
         let object = || format!("device {}", shown(&device.path));
         let name = format!("device-{n}");
         let kind = match device.kind {
@@ -116,7 +123,15 @@ impl Scratch {
         mknodat(&self.top, &name, kind, mode, makedev(device.major, device.minor)).during("make", object)?;
         let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
         chownat(&self.top, &name, Some(uid), Some(gid), AtFlags::empty()).during("chown", object)?;
-        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        open_tree(CWD, self.path.join(&name), flags).during("open", object)
+        Ok(self.path.join(&name))
+    }
+
+    /// Makes device nodes that stay, with this file system, as long as the mount namespace.
+    pub fn keep_devices(self, devices: &[Device]) -> Step {
+        for (n, device) in devices.iter().enumerate() {
+            self.node(n, device)?;
+        }
+        std::mem::forget(self);
+        Ok(())
     }
 }

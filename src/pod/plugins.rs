@@ -149,11 +149,23 @@ impl Runtime {
         });
     }
 
-    /// Lets plugins change what is going to be made of a container.
+    /// Lets plugins change what is going to be made of a container, and then does what depends on their changes.
     pub(super) async fn adjust(&self, pod: &Arc<Pod>, prepared: &mut Prepared) -> Result<()> {
-        let Some(plugins) = self.plugins.get() else {
-            return Ok(());
-        };
+        if let Some(plugins) = self.plugins.get() {
+            self.adjust_by(plugins, pod, prepared).await?;
+        }
+        if let Some(runtime) = &mut prepared.facts.runtime {
+            super::handler::bind_devices(&mut prepared.spec, runtime);
+        }
+        Ok(())
+    }
+
+    async fn adjust_by(
+        &self,
+        plugins: &Arc<dyn Plugins>,
+        pod: &Arc<Pod>,
+        prepared: &mut Prepared,
+    ) -> Result<()> {
         plugins.create(pod, &prepared.facts, &mut prepared.spec).await?;
         if prepared.facts.runtime.is_none() {
             super::create::cdi::show_root(&mut prepared.spec, &self.paths.mount_point());

@@ -248,7 +248,11 @@ fn exit_code(reason: &str) -> Option<i32> {
     }
     if text.contains("executable file") && text.contains("not found") || text.contains("no such file") {
         Some(NOT_FOUND)
-    } else if text.contains("permission denied") || text.contains("exec format error") {
+    } else if text.contains("permission denied")
+        || text.contains("exec format error")
+        // What crun says of a directory.
+        || text.contains("open executable: operation not permitted")
+    {
         Some(NOT_EXECUTABLE)
     } else {
         None
@@ -320,6 +324,8 @@ mod tests {
                 r#"unable to start container process: exec: "/etc": permission denied"#,
                 Some(126),
             ),
+            ("open executable: Operation not permitted", Some(126)),
+            ("exec failed: operation not permitted", None),
             ("cannot set limits: no such file or directory", None),
             ("mkdir /run/x: permission denied", None),
         ] {

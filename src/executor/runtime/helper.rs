@@ -5,13 +5,14 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, getpid, pidfd_open, set_child_subreaper, setsid, umask};
+use serde_json::Value;
 
 use crate::cgroup::Cgroup;
 use crate::spec::plan::{ExecCgroup, RuntimePlan};
 use crate::sys::process::reset_signals;
 use crate::types::CgroupJoin;
 
-use super::super::error::{Cause, During, LaunchError, Step};
+use super::super::error::{Cause, During, LaunchError, NOT_EXECUTABLE, NOT_FOUND, Step};
 use super::super::message::{Channel, Message};
 use super::super::streams::{self, Kept, Stdio};
 use super::RuntimeExec;
@@ -25,6 +26,8 @@ const START: Duration = Duration::from_secs(60);
 const EXEC: Duration = Duration::from_secs(60);
 const KILL: Duration = Duration::from_secs(20);
 const DELETE: Duration = Duration::from_secs(60);
+/// Longest command that is named, in characters.
+const MAX_COMMAND: usize = 256;
 /// How often to look for children of a command that had to be moved.
 const MOVE_ROUNDS: usize = 32;
 
@@ -62,6 +65,7 @@ pub(super) fn create(plan: &RuntimePlan, id: &str, tty: bool, sync: &Channel) ->
     }
     let made = command
         .run(&log, None)
+        .map_err(|e| name_command(e, || container_process(plan)))
         .and_then(|()| tell(&pid_file, console.as_ref(), Vec::new(), sync));
     if made.is_err() {
         // A runtime that failed half-way may keep the id.
@@ -98,12 +102,37 @@ pub(super) fn exec(plan: &RuntimePlan, id: &str, exec: &RuntimeExec<'_>, sync: &
     if let Some(own) = &own {
         command = command.option("--cgroup", own);
     }
-    command.run(log.path(), None)?;
+    command
+        .run(log.path(), None)
+        .map_err(|e| name_command(e, || serde_json::from_slice(exec.process_json).ok()))?;
     let notes = match &exec.cgroup {
         Some(join) if own.is_none() => move_late(&pid_file, join),
         _ => Vec::new(),
     };
     tell(&pid_file, console.as_ref(), notes, sync)
+}
+
+/// Puts the command in front of a complaint about it. Not every runtime says what it could not execute.
+fn name_command(mut error: LaunchError, process: impl FnOnce() -> Option<Value>) -> LaunchError {
+    if !matches!(error.exit_code, NOT_FOUND | NOT_EXECUTABLE) {
+        return error;
+    }
+    let process = process().unwrap_or_default();
+    match process["args"][0].as_str() {
+        Some(command) if !error.reason.contains(command) => {
+            let command: String = command.chars().take(MAX_COMMAND).collect();
+            error.reason = format!("{command:?}: {}", error.reason);
+            error
+        }
+        _ => error,
+    }
+}
+
+/// The process of the specification in the bundle.
+fn container_process(plan: &RuntimePlan) -> Option<Value> {
+    let text = std::fs::read(plan.bundle.join("config.json")).ok()?;
+    let mut spec: Value = serde_json::from_slice(&text).ok()?;
+    Some(spec["process"].take())
 }
 
 pub(super) fn kill(plan: &RuntimePlan, id: &str, signal: i32) -> Step {
@@ -260,6 +289,27 @@ mod tests {
             Some("exec-1")
         );
         assert_eq!(sub_cgroup(ExecCgroup::Unknown, &v2), None);
+    }
+
+    #[test]
+    fn a_command_is_named_where_the_runtime_does_not() {
+        let process = || Some(serde_json::json!({"args": ["/etc/passwd", "x"]}));
+        let named = |reason: &str, code| {
+            let error = LaunchError::new("exec", "c", reason).exit(code);
+            name_command(error, process).reason
+        };
+        assert_eq!(
+            named("open executable: Permission denied", NOT_EXECUTABLE),
+            "\"/etc/passwd\": open executable: Permission denied"
+        );
+        for (reason, code) in [
+            ("exec \"/etc/passwd\": permission denied", NOT_EXECUTABLE),
+            ("no memory", super::super::super::error::NOT_STARTED),
+        ] {
+            assert_eq!(named(reason, code), reason);
+        }
+        let error = LaunchError::new("exec", "c", "gone").exit(NOT_FOUND);
+        assert_eq!(name_command(error, || None).reason, "gone");
     }
 
     #[test]

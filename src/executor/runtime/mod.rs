@@ -29,7 +29,7 @@ use crate::types::CgroupJoin;
 
 use super::error::{Cause, LaunchError, Step};
 use super::message::{self, Channel, Message, Received};
-use super::streams::Stdio;
+use super::streams::{self, Stdio};
 
 /// What an exec by an OCI runtime needs besides the container.
 #[derive(Debug, Clone)]
@@ -143,6 +143,9 @@ impl RuntimeLaunch {
         work: impl FnOnce(&RuntimePlan, &str, &Channel) -> Step,
     ) -> Result<Self, LaunchError> {
         let (sync, helpers) = message::pair()?;
+        if let Some(owner) = plan.stdio_owner {
+            streams::give_early(stdio, owner);
+        }
         let helper = spawn(flags, &helpers, stdio, |sync| work(&plan, id, sync))?;
         Ok(Self {
             plan,

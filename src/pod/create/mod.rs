@@ -227,6 +227,7 @@ impl Runtime {
                 self.paths.container_run(&pod.id, &id),
                 self.overlay(&id, &rootfs),
                 &made.image_volumes,
+                made.users,
             ),
             config,
             id,
@@ -341,7 +342,8 @@ impl Runtime {
         }
         // The root directory of the container is the upper one's, whatever husk's umask.
         copy_root_mode(&prepared.rootfs.layers, &layer.join("upper"), pod)?;
-        volumes::fill(&layer, &prepared.rootfs.layers, &prepared.spec)?;
+        let mapped = facts.runtime.as_ref().map_or(&[][..], |r| &r.mapped);
+        volumes::fill(&layer, &prepared.rootfs.layers, &prepared.spec, mapped)?;
         if let Some(checkpoint) = &prepared.checkpoint {
             checkpoint.put_changes(&facts.id, &layer.join("upper"), &prepared.rootfs.layers)?;
         }

@@ -7,6 +7,7 @@ use oci_spec::runtime::Spec;
 
 use crate::image::lookup;
 use crate::spec::mounts::ResolvedMount;
+use crate::spec::plan::{Mount, MountKind};
 use crate::spec::process::ImageDefaults;
 use crate::types::error::{Context, Result};
 use crate::types::security::UserNamespace;
@@ -39,16 +40,19 @@ pub(super) fn mounts(
     list
 }
 
-/// Makes and fills the directories that [`mounts`] named.
-pub(super) fn fill(container_dir: &Path, layers: &[PathBuf], spec: &Spec) -> Result<()> {
+/// Makes and fills the directories that [`mounts`] named. `mapped` are those mounts that husk makes in the spec's place.
+pub(super) fn fill(container_dir: &Path, layers: &[PathBuf], spec: &Spec, mapped: &[Mount]) -> Result<()> {
     let volumes = container_dir.join("volumes");
-    for mount in spec.mounts().iter().flatten() {
-        let Some(source) = mount.source().as_ref().filter(|s| s.starts_with(&volumes)) else {
-            continue;
-        };
+    let of_spec = spec.mounts().iter().flatten();
+    let of_spec = of_spec.filter_map(|m| Some((m.source().as_deref()?, m.destination().as_path())));
+    let mapped = mapped.iter().filter_map(|m| match &m.kind {
+        MountKind::Bind { source, .. } => Some((source.as_path(), m.destination.as_path())),
+        _ => None,
+    });
+    for (source, destination) in of_spec.chain(mapped).filter(|(s, _)| s.starts_with(&volumes)) {
         std::fs::create_dir_all(source).with_context(|| format!("create volume {}", source.display()))?;
-        lookup::copy_tree(layers, mount.destination(), source)
-            .map_err(|e| e.context(format!("fill volume {}", mount.destination().display())))?;
+        lookup::copy_tree(layers, destination, source)
+            .map_err(|e| e.context(format!("fill volume {}", destination.display())))?;
         let label = spec.linux().as_ref().and_then(|l| l.mount_label().clone());
         selinux::relabel(source, label.as_deref().unwrap_or_default())?;
     }

@@ -6,7 +6,7 @@
 mod adapt;
 mod probe;
 
-pub use adapt::bidirectional;
+pub use adapt::{bidirectional, bind_devices};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tracing::warn;
 
 use crate::config::{self, BUILTIN, Config};
 use crate::host::Host;
-use crate::spec::plan::{ExecCgroup, ImageVolume, Rootfs, RuntimePlan};
+use crate::spec::plan::{ExecCgroup, ImageVolume, Mount, Rootfs, RuntimePlan};
 use crate::types::error::{Error, Kind, Result};
 
 /// What containers of a handler can have.
@@ -63,8 +63,8 @@ impl Handlers {
                 handler.features = Features {
                     recursive_read_only: found.recursive_read_only
                         && host.features().recursive_read_only_mounts,
-                    // Its root file system would have to be id-mapped for it, which husk does for its executor only.
-                    user_namespaces: false,
+                    // It joins that of the pod; husk maps the ids of all that it mounts.
+                    user_namespaces: found.user_namespaces && host.features().user_namespaces,
                 };
                 handler.exec_cgroup = found.exec_cgroup;
                 if let Err(error) = handler.check() {
@@ -125,6 +125,17 @@ fn builtin_features(host: &Host) -> Features {
     }
 }
 
+/// How the ids of a container are mapped.
+#[derive(Debug, Clone, Default)]
+pub struct Users {
+    /// The pod's user namespace.
+    pub namespace: Option<PathBuf>,
+    /// Whose its standard streams are to be, as the node counts.
+    pub stdio_owner: Option<u32>,
+    /// Its volumes with mapped ids that husk mounts for its runtime.
+    pub mapped: Vec<Mount>,
+}
+
 impl Handler {
     fn new(name: &str, options: config::Handler, config: &Config, features: Features) -> Self {
         let root = if options.root.as_os_str().is_empty() {
@@ -174,6 +185,7 @@ impl Handler {
         bundle: PathBuf,
         rootfs: Rootfs,
         image_volumes: &[ImageVolume],
+        users: Users,
     ) -> Option<RuntimePlan> {
         if self.options.is_builtin() {
             return None;
@@ -190,6 +202,10 @@ impl Handler {
             rootfs,
             mount_label: String::new(),
             image_volumes: image_volumes.to_vec(),
+            user_namespace: users.namespace,
+            stdio_owner: users.stdio_owner,
+            mapped: users.mapped,
+            devices: Vec::new(),
             bidirectional: Vec::new(),
             exec_cgroup: self.exec_cgroup,
         })

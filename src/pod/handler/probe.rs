@@ -20,6 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(super) struct Found {
     /// Knows the mount option `rro`.
     pub recursive_read_only: bool,
+    /// Knows user namespaces.
+    pub user_namespaces: bool,
     /// What its `exec` knows of cgroups.
     pub exec_cgroup: ExecCgroup,
 }
@@ -29,13 +31,22 @@ pub(super) struct Found {
 #[serde(default, rename_all = "camelCase")]
 struct Document {
     mount_options: Vec<String>,
+    linux: Linux,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Linux {
+    namespaces: Vec<String>,
 }
 
 /// Asks the runtime at `path`.
 pub(super) async fn ask(path: &Path) -> Found {
     let (features, help) = tokio::join!(output(path, &["features"]), output(path, &["exec", "--help"]));
+    let features = features.map(|text| document(&text)).unwrap_or_default();
     Found {
-        recursive_read_only: features.is_some_and(|text| recursive_read_only(&text)),
+        recursive_read_only: features.mount_options.iter().any(|o| o == "rro"),
+        user_namespaces: features.linux.namespaces.iter().any(|n| n == "user"),
         exec_cgroup: help.map_or(ExecCgroup::Unknown, |text| exec_cgroup(&text)),
     }
 }
@@ -56,8 +67,8 @@ async fn output(path: &Path, arguments: &[&str]) -> Option<String> {
     }
 }
 
-fn recursive_read_only(features: &str) -> bool {
-    serde_json::from_str::<Document>(features).is_ok_and(|d| d.mount_options.iter().any(|o| o == "rro"))
+fn document(features: &str) -> Document {
+    serde_json::from_str(features).unwrap_or_default()
 }
 
 fn exec_cgroup(help: &str) -> ExecCgroup {
@@ -74,11 +85,12 @@ mod tests {
 
     #[test]
     fn the_words_of_runc_and_crun() {
-        assert!(recursive_read_only(
-            r#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"]}"#
-        ));
-        assert!(!recursive_read_only(r#"{"mountOptions":["ro"]}"#));
-        assert!(!recursive_read_only("unknown command features"));
+        let found = document(
+            r#"{"ociVersionMin":"1.0.0","mountOptions":["ro","rro"],"linux":{"namespaces":["ipc","user"]}}"#,
+        );
+        assert_eq!(found.mount_options, ["ro", "rro"]);
+        assert_eq!(found.linux.namespaces, ["ipc", "user"]);
+        assert!(document("unknown command features").mount_options.is_empty());
         let runc = "--cgroup value  run the process in an (existing) sub-cgroup(s). Format is [<controller>:]<cgroup>.";
         assert_eq!(exec_cgroup(runc), ExecCgroup::PerController);
         assert_eq!(

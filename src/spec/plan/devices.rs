@@ -73,7 +73,11 @@ pub(super) fn devices(linux: &Linux) -> Result<Vec<Device>> {
     Ok(out)
 }
 
-fn convert(device: &LinuxDevice) -> Result<Device> {
+/// The node that a spec's device asks for.
+///
+/// # Errors
+/// `InvalidArgument`: it makes no sense.
+pub fn convert(device: &LinuxDevice) -> Result<Device> {
     let path = device.path();
     let bad = |what: &str| Error::invalid(format!("spec: linux.devices: {}: {what}", path.display()));
     if !path.is_absolute() {

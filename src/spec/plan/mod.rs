@@ -25,12 +25,12 @@ use serde::{Deserialize, Serialize};
 use crate::types::security::IdMapping;
 use crate::types::{CgroupJoin, Error, Result};
 
-pub use devices::{Device, DeviceKind};
+pub use devices::{Device, DeviceKind, convert as device};
 pub use mounts::{Attributes, ImageVolume, Mount, MountKind};
 pub use namespaces::{Namespace, NamespaceKind};
 pub use process::{Capabilities, Process, Rlimit, Scheduler, SeccompProgram, convert as hooks};
 pub use restore::RestorePlan;
-pub use runtime::{ExecCgroup, RuntimePlan, image_path};
+pub use runtime::{ExecCgroup, RuntimePlan, device_path, image_path, mapped_path};
 
 /// What the container's root file system is made of.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{ImageVolume, Rootfs};
+use super::{Device, ImageVolume, Mount, Rootfs};
 
 /// An OCI runtime and one container of its.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,17 @@ pub struct RuntimePlan {
     pub mount_label: String,
     /// Each is mounted in the same namespace at [`image_path`], from where the spec binds it.
     pub image_volumes: Vec<ImageVolume>,
+    /// The pod's user namespace, through which the layers and the images are mapped; none for a pod without.
+    pub user_namespace: Option<PathBuf>,
+    /// Whose the standard streams are to be, as the node counts, so that they can be opened again from inside a user
+    /// namespace.
+    pub stdio_owner: Option<u32>,
+    /// Volumes with mapped ids, which not every runtime can make. Each is mounted in the same namespace at
+    /// [`mapped_path`], from where the spec binds it.
+    pub mapped: Vec<Mount>,
+    /// Device nodes, which nobody in a user namespace can make. Each is made in the same namespace at [`device_path`], from
+    /// where the spec binds it.
+    pub devices: Vec<Device>,
     /// Sources of mounts that propagate to the node. In the runtime's mount namespace nothing else does.
     pub bidirectional: Vec<PathBuf>,
     /// How an exec gets a cgroup of its own.
@@ -37,6 +48,16 @@ pub struct RuntimePlan {
 /// Where in a bundle the image volume of that number is.
 pub fn image_path(bundle: &Path, number: usize) -> PathBuf {
     bundle.join("images").join(number.to_string())
+}
+
+/// Where in a bundle the volume with mapped ids of that number is.
+pub fn mapped_path(bundle: &Path, number: usize) -> PathBuf {
+    bundle.join("mapped").join(number.to_string())
+}
+
+/// Where in a bundle the device node of that number is.
+pub fn device_path(bundle: &Path, number: usize) -> PathBuf {
+    bundle.join("devices").join(format!("device-{number}"))
 }
 
 /// What a runtime's `exec` knows of cgroups below the container's.

@@ -10,6 +10,7 @@ use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::image::Image;
 use crate::pod::container::ImageMount;
+use crate::pod::handler::Users;
 use crate::pod::sandbox::{Pod, Supervisor};
 use crate::pod::{Runtime, devices, selinux};
 use crate::spec::container::PodNamespaces;
@@ -20,7 +21,7 @@ use crate::spec::{self, ContainerInputs};
 use crate::types::capability::CapSet;
 use crate::types::container::Mount;
 use crate::types::error::{Context, Error, Result};
-use crate::types::security::NamespaceMode;
+use crate::types::security::{IdMapping, NamespaceMode};
 use crate::types::{ContainerConfig, ContainerId, ContainerState};
 
 use super::{apparmor, cdi, image_volumes, propagation, volumes};
@@ -37,6 +38,7 @@ pub(super) struct Gathered {
     pub(super) image_mounts: Vec<ImageMount>,
     pub(super) image_volumes: Vec<ImageVolume>,
     pub(super) cgroup_path: String,
+    pub(super) users: Users,
 }
 
 /// Looks everything up and builds the spec.
@@ -102,11 +104,13 @@ pub(super) fn gather(
         cdi::show_root(&mut spec, &runtime.paths.mount_point());
     }
     handler.adapt(&mut spec, &pod.config, config, host)?;
-    handler.bind_images(
-        &mut spec,
-        &image_volumes,
-        &runtime.paths.container_run(&pod.id, id),
-    );
+    let bundle = runtime.paths.container_run(&pod.id, id);
+    handler.bind_images(&mut spec, &image_volumes, &bundle);
+    let users = Users {
+        namespace: supervisor.facts.userns.clone().filter(|_| pods_user.is_some()),
+        stdio_owner: pods_user.and_then(|u| IdMapping::to_host(&u.uids, user.uid)),
+        mapped: handler.bind_mapped(&mut spec, &bundle)?,
+    };
     Ok(Gathered {
         spec,
         image,
@@ -114,6 +118,7 @@ pub(super) fn gather(
         image_mounts,
         image_volumes,
         cgroup_path,
+        users,
     })
 }
 
