@@ -3,6 +3,9 @@
 //! What is husk's part is tested with a stand-in for criu, and all of it with criu itself. A criu that is older than the kernel often cannot work at all. Where that is so the tests see that husk says so;
 //! `HUSK_E2E_CRIU` names another one. On the node of `make vm` Debian's criu works.
 
+mod refusals;
+mod stand_in;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -63,46 +66,6 @@ async fn checkpoint(husk: &Husk, id: &str, location: &Path) -> Result<(), tonic:
 const COUNTER: &str = "echo begun >> /begun; rm /etc/passwd; trap 'exit 7' TERM; \
                        i=0; while :; do i=$((i+1)); echo $i; echo $i > /count; sleep 0.2; done";
 
-/// Plays criu's part in the conversation, on any node. What it restores is a process that says so on the container's
-/// stdout and ends with 7 at SIGTERM. `$ANSWER` is what it does instead of obeying.
-const STAND_IN: &str = r#"#!/bin/sh
-[ "$1" = --version ] && { echo "Version: stand-in"; exit; }
-[ "$1" = check ] && exit
-socket=$2
-hear() { dd bs=65536 count=1 <&$socket 2>/dev/null | od -An -tx1 | tr -d ' \n'; }
-say() { printf "$1" >&$socket; }
-octal() { printf '\\%03o' "$1"; }
-request=$(hear)
-ANSWER
-case $request in
-0801*)
-  # NOTIFY, "post-dump"; then the answer that it is done.
-  say '\010\006\020\001\052\013\012\011post-dump'
-  case $(hear) in *1801*) say '\010\001\020\001' ;; *) say '\010\001\020\000' ;; esac ;;
-0802*)
-  (exec 3>&- ; echo restored >&5; trap 'exit 7' TERM; while :; do sleep 0.1; done) &
-  number=$! pid=
-  length=1
-  while [ $number -ge 128 ]; do
-    pid=$pid$(octal $((number % 128 + 128))) number=$((number / 128)) length=$((length + 1))
-  done
-  say "\010\002\020\001\042$(octal $((length + 1)))\010$pid$(octal $number)" ;;
-esac
-"#;
-
-/// Runs a test with a stand-in for criu that does `answer` instead of obeying, if that is not empty.
-async fn with_stand_in(answer: &str, test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
-    let dir = tempfile::tempdir_in(husk_e2e::base_dir())?;
-    let program = dir.path().join("criu");
-    std::fs::write(&program, STAND_IN.replace("ANSWER", answer))?;
-    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let options = Options::new().builtin_network().toml(&format!(
-        "[checkpoint]\nlevel = \"restore\"\ncriu = {:?}\n",
-        program.display().to_string()
-    ));
-    run_with(options, test).await
-}
-
 /// The names in an archive.
 fn names(archive: &Path) -> Result<Vec<String>> {
     let listed = Command::new("tar").arg("tf").arg(archive).output()?;
@@ -111,139 +74,6 @@ fn names(archive: &Path) -> Result<Vec<String>> {
         .lines()
         .map(str::to_owned)
         .collect())
-}
-
-#[tokio::test]
-async fn whatever_criu_writes_the_rest_is_there_and_what_it_makes_is_the_container() -> Result<()> {
-    with_stand_in("", async |husk| {
-        let image = husk.busybox().await?;
-        let pod = own_network(husk, "stand-in").await?;
-        let id = husk.cri.launch(&pod, counter("counter", &image)).await?;
-        counted(husk, &id).await?;
-        let location = husk.dir().join("checkpoint.tar");
-        checkpoint(husk, &id, &location).await?;
-        let listed = names(&location)?;
-        for name in [
-            "config.dump",
-            "spec.dump",
-            "status",
-            "rootfs-diff.tar",
-            "checkpoint/descriptors.json",
-        ] {
-            ensure!(
-                listed.iter().any(|l| l == name),
-                "{name} is missing in {listed:?}"
-            );
-        }
-        let unpacked = husk.share("unpacked")?;
-        let status = Command::new("tar")
-            .arg("xf")
-            .arg(&location)
-            .arg("-C")
-            .arg(&unpacked)
-            .status()?;
-        ensure!(status.success());
-        let changes = names(&unpacked.join("rootfs-diff.tar"))?;
-        for name in ["begun", "count", "etc/.wh.passwd"] {
-            ensure!(
-                changes.iter().any(|l| l == name),
-                "{name} is missing in {changes:?}"
-            );
-        }
-        husk.cri.remove(&id).await?;
-
-        let again = restored("again", &location.display().to_string());
-        let again = husk.cri.create(&pod, again).await?;
-        let waiting = husk.cri.pid(&again).await?;
-        husk.cri.start(&again).await?;
-        let pid = husk.cri.pid(&again).await?;
-        ensure!(
-            pid != waiting && process::alive(pid),
-            "the helper is still taken for the container"
-        );
-        let log = husk.cri.status(&again).await?.log_path;
-        eventually("it says so", async || {
-            let log = logs::read(log.as_ref())?;
-            Ok((log.len() == 1 && log[0].text == b"restored").then_some(()))
-        })
-        .await?;
-        let cgroup = process::cgroup_dir(pid, "memory")?;
-        ensure!(cgroup.to_string_lossy().contains(&again), "{cgroup:?}");
-        husk.cri.stop(&again, 10).await?;
-        let status = husk.cri.status(&again).await?;
-        ensure!(status.exit_code == 7 && status.reason == "Error", "{status:?}");
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test]
-async fn a_criu_that_fails_leaves_the_container_as_it_was() -> Result<()> {
-    for (answer, words) in [
-        // It refuses; it dies; it ends before it has dumped; it talks nonsense.
-        (r"say '\010\001\020\000\112\004oops'; exit 1", "oops"),
-        ("kill -9 $$", "without an answer"),
-        ("exit 0", "without an answer"),
-        ("say nonsense; exit 0", "understand criu's answer"),
-    ] {
-        with_stand_in(answer, async |husk| {
-            let image = husk.busybox().await?;
-            let pod = own_network(husk, "fails").await?;
-            let id = husk.cri.launch(&pod, counter("counter", &image)).await?;
-            let location = husk.dir().join("checkpoint.tar");
-            let refused = checkpoint(husk, &id, &location).await.refused()?;
-            ensure!(refused.message().contains(words), "{answer}: {refused:?}");
-            ensure!(!location.exists(), "something was written");
-            let seen = counted(husk, &id).await?;
-            eventually("it goes on", async || {
-                Ok((counted(husk, &id).await? > seen).then_some(()))
-            })
-            .await?;
-            // What a restore needs, without a checkpoint that came to be.
-            let archive = Layer::new()
-                .file("config.dump", format!(r#"{{"rootfsImage":{image:?}}}"#), 0o644)
-                .file("spec.dump", r#"{"ociVersion":"1.2.0"}"#, 0o644)
-                .dir("checkpoint/")
-                .compressed(husk_e2e::image::Compression::None);
-            let built = Image::new().layer(archive).build()?;
-            std::fs::write(&location, &built.layers[0].data)?;
-            let lost = restored("lost", &location.display().to_string());
-            let lost = husk.cri.create(&pod, lost).await?;
-            let refused = husk.cri.start(&lost).await.refused()?;
-            ensure!(refused.message().contains(words), "{answer}: {refused:?}");
-            let status = husk.cri.status(&lost).await?;
-            ensure!(
-                status.reason == "StartError" && status.exit_code == 128,
-                "{answer}: {status:?}"
-            );
-            Ok(())
-        })
-        .await
-        .with_context(|| answer.to_owned())?;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_limit_answers_and_the_dump_is_brought_to_its_end() -> Result<()> {
-    with_stand_in("sleep 3", async |husk| {
-        let image = husk.busybox().await?;
-        let pod = own_network(husk, "limit").await?;
-        let id = husk.cri.launch(&pod, counter("counter", &image)).await?;
-        let location = husk.dir().join("checkpoint.tar");
-        let request = CheckpointContainerRequest {
-            container_id: id.clone(),
-            location: location.display().to_string(),
-            timeout: 1,
-        };
-        let late = husk.cri.runtime().checkpoint_container(request).await;
-        late.refused_with(Code::DeadlineExceeded)?;
-        eventually("it is written all the same", async || {
-            Ok(location.exists().then_some(()))
-        })
-        .await
-    })
-    .await
 }
 
 /// A container as kubelet would have it: filtered, without new privileges, with parts of `/proc` and `/sys` hidden.
@@ -652,70 +482,6 @@ async fn what_is_no_checkpoint_is_refused_in_words() -> Result<()> {
         let refused = husk.cri.start(&id).await.refused()?;
         ensure!(refused.message().contains("restore.log"), "{refused:?}");
         ensure!(husk.cri.status(&id).await?.reason == "StartError");
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test]
-async fn a_node_restores_nothing_unless_it_is_told_to() -> Result<()> {
-    run_with(level("checkpoint"), async |husk| {
-        let image = husk.busybox().await?;
-        let pod = own_network(husk, "not-allowed").await?;
-        let archive = Layer::new()
-            .file("config.dump", format!(r#"{{"rootfsImage":{image:?}}}"#), 0o644)
-            .file("spec.dump", r#"{"ociVersion":"1.2.0"}"#, 0o644)
-            .dir("checkpoint/");
-        let built = Image::new().layer(archive).build()?;
-        let registry = shared_registry()?;
-        registry.push("checkpoints/forbidden", "1", &built)?;
-        let reference = format!("{}/checkpoints/forbidden:1", registry.host());
-        husk.cri.pull(&reference).await?;
-        let file = husk.dir().join("checkpoint.tar");
-        std::fs::write(&file, "anything")?;
-        for name in [reference, file.display().to_string()] {
-            let refused = husk.cri.create(&pod, restored("no", &name)).await;
-            let refused = refused.refused_with(Code::PermissionDenied)?;
-            ensure!(refused.message().contains("[checkpoint] level"), "{refused:?}");
-        }
-        Ok(())
-    })
-    .await
-}
-
-#[tokio::test]
-async fn checkpoints_are_refused_with_the_reason_that_applies() -> Result<()> {
-    run_with(level("none"), async |husk| {
-        let image = husk.busybox().await?;
-        let pod = husk.cri.pod(husk.pod_config("checkpoint")).await?;
-        let id = husk.cri.create(&pod, sleeper("main", &image)).await?;
-        let location = husk.dir().join("checkpoint.tar");
-        checkpoint(husk, "0123456789abcdef", &location)
-            .await
-            .refused_with(Code::NotFound)?;
-        let refused = checkpoint(husk, &id, &location)
-            .await
-            .refused_with(Code::FailedPrecondition)?;
-        ensure!(refused.message().contains("not running"), "{refused:?}");
-        husk.cri.start(&id).await?;
-        for wrong in ["relative", "/"] {
-            checkpoint(husk, &id, Path::new(wrong))
-                .await
-                .refused_with(Code::InvalidArgument)?;
-        }
-        let request = CheckpointContainerRequest {
-            container_id: id.clone(),
-            location: location.display().to_string(),
-            timeout: -1,
-        };
-        let negative = husk.cri.runtime().checkpoint_container(request).await;
-        negative.refused_with(Code::InvalidArgument)?;
-        let refused = checkpoint(husk, &id, &location)
-            .await
-            .refused_with(Code::FailedPrecondition)?;
-        ensure!(refused.message().contains("switched off"), "{refused:?}");
-        ensure!(!location.exists(), "something was written");
-        ensure!(husk.cri.status(&id).await?.state() == ContainerState::ContainerRunning);
         Ok(())
     })
     .await
