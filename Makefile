@@ -74,12 +74,13 @@ fuzz: ## Fuzz one target with cargo-fuzz on nightly (TARGET=tar TIME=60); the te
 	HUSK_FUZZ_TARGET=$(TARGET) $(CARGO) +nightly fuzz run --fuzz-dir e2e/fuzz/libfuzzer any \
 		e2e/fuzz/libfuzzer/found/$(TARGET) e2e/fuzz/corpus/$(TARGET) -- -max_total_time=$(or $(TIME),60)
 
-install: build ## Install the binary, the systemd unit and a configuration (PREFIX, SYSCONFDIR, DESTDIR)
+install: build ## Install the binary, the systemd units and a configuration (PREFIX, SYSCONFDIR, DESTDIR)
 	install -D -m 0755 $(BUILT)/release/husk $(DESTDIR)$(PREFIX)/bin/husk
 	install -d $(DESTDIR)$(UNITDIR) $(DESTDIR)$(SYSCONFDIR)/husk
 	sed 's|/usr/local/bin/|$(PREFIX)/bin/|' deploy/husk.service > $(DESTDIR)$(UNITDIR)/husk.service
+	install -m 0644 deploy/husk.socket $(DESTDIR)$(UNITDIR)/husk.socket
 	[ -e $(DESTDIR)$(SYSCONFDIR)/husk/config.toml ] || \
 		install -m 0644 deploy/config.toml $(DESTDIR)$(SYSCONFDIR)/husk/config.toml
 
-uninstall: ## Remove the binary and the unit; configuration, images and running pods stay
-	rm -f $(DESTDIR)$(PREFIX)/bin/husk $(DESTDIR)$(UNITDIR)/husk.service
+uninstall: ## Remove the binary and the units; configuration, images and running pods stay
+	rm -f $(DESTDIR)$(PREFIX)/bin/husk $(DESTDIR)$(UNITDIR)/husk.service $(DESTDIR)$(UNITDIR)/husk.socket

@@ -3,6 +3,7 @@
 //! Order matters: configuration, logs, lock, state, services, recovery, socket. Nothing is answered before recovery is
 //! through, and a daemon that cannot take over everything does not start half.
 
+mod activation;
 mod clients;
 
 use std::fs::File;
@@ -17,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tonic::transport::Server;
 use tracing::{info, warn};
 
+use self::activation::Activated;
 use crate::api;
 use crate::cgroup::{Cgroups, Driver};
 use crate::config::{CgroupDriver, Config};
@@ -35,18 +37,20 @@ use crate::socket;
 use crate::state::{Db, Table};
 use crate::stats::Stats;
 use crate::stream;
+use crate::sys::activation::Passed;
 use crate::telemetry;
 use crate::types::error::{Context, Error, Kind, Result};
 
 /// How long calls in flight may take to end once husk was told to stop.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// Serves until SIGTERM or SIGINT. Pods go on running afterwards.
+/// Serves until SIGTERM or SIGINT, on a socket among `passed` if there is any. Pods go on running afterwards.
 ///
 /// # Errors
 /// Anything that keeps the daemon from starting, and a failing socket.
-pub async fn serve(config: Config) -> Result<()> {
+pub async fn serve(config: Config, passed: Vec<Passed>) -> Result<()> {
     let telemetry = telemetry::start(&config.log, &config.telemetry)?;
+    let activated = activation::socket(passed, &config.socket())?;
     let _lock = lock(&config.run)?;
     std::fs::create_dir_all(&config.root)
         .with_context(|| format!("create directory {}", config.root.display()))?;
@@ -61,7 +65,7 @@ pub async fn serve(config: Config) -> Result<()> {
     let launcher = Launcher::start(launcher_config(&config, &cgroups)?).await?;
     host.id_mapped_layers_problem = id_maps_problem(&launcher, &config.root).await;
     let parts = (host, Arc::clone(&cgroups), launcher.clone(), db.clone());
-    let served = with_network(&config, parts).await;
+    let served = with_network(&config, parts, activated).await;
     launcher.stop().await;
     if db.all(Table::Pods).is_ok_and(|pods| pods.is_empty()) {
         remove_cgroups(&config, &cgroups);
@@ -77,9 +81,9 @@ pub async fn serve(config: Config) -> Result<()> {
 type Base = (Host, Arc<Cgroups>, Launcher, Db);
 
 /// Takes the network down again whether husk served or could not start.
-async fn with_network(config: &Config, base: Base) -> Result<()> {
+async fn with_network(config: &Config, base: Base, activated: Option<Activated>) -> Result<()> {
     let network = Network::start(network_config(config)?).await?;
-    let served = serve_pods(config, base, &network).await;
+    let served = serve_pods(config, base, &network, activated).await;
     network.shutdown().await;
     served
 }
@@ -88,6 +92,7 @@ async fn serve_pods(
     config: &Config,
     (host, cgroups, launcher, db): Base,
     network: &Arc<Network>,
+    activated: Option<Activated>,
 ) -> Result<()> {
     let images = ImageStore::open(image_config(config), db.clone())?;
     let handlers = Handlers::probe(config, &host).await;
@@ -114,14 +119,26 @@ async fn serve_pods(
     } else {
         Some(Exporter::start(&config.metrics.address, Arc::clone(&stats)).await?)
     };
-    let listener = socket::listen(&config.socket(), 0o660).await?;
-    info!(socket = %config.socket().display(), streams = %streams.address(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
+    let passed = activated.is_some();
+    let (listener, address) = match activated {
+        Some(Activated { listener, address }) => {
+            let listener = UnixListener::from_std(listener).context("serve on the socket that was passed")?;
+            (listener, address)
+        }
+        None => (
+            socket::listen(&config.socket(), 0o660).await?,
+            config.socket().display().to_string(),
+        ),
+    };
+    info!(socket = address, passed, streams = %streams.address(), version = env!("CARGO_PKG_VERSION"), "husk is serving");
     let service = cri::runtime::Service::new(Arc::clone(&runtime), stats, streams);
     answer(listener, &runtime, &images, service).await?;
     if let Some(nri) = nri {
         nri.shutdown().await;
     }
-    let _ = std::fs::remove_file(config.socket());
+    if !passed {
+        let _ = std::fs::remove_file(config.socket());
+    }
     Ok(())
 }
 

@@ -1,7 +1,9 @@
 //! A daemon of one test: started, killed, restarted, stopped, and searched for what it left behind.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +30,7 @@ pub struct Options {
     plugins: Vec<(String, String)>,
     quiet: bool,
     executor_only: bool,
+    activated: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +79,13 @@ impl Options {
     #[must_use]
     pub fn quiet(mut self) -> Self {
         self.quiet = true;
+        self
+    }
+
+    /// Passes the daemon a listening socket, as systemd would, and keeps it open when the daemon dies.
+    #[must_use]
+    pub fn activated(mut self) -> Self {
+        self.activated = true;
         self
     }
 
@@ -141,6 +151,7 @@ pub struct Husk {
     tag: String,
     options: Options,
     child: Option<Child>,
+    listener: Option<UnixListener>,
 }
 
 /// Runs a test with a daemon, then sees that nothing is left.
@@ -188,8 +199,12 @@ impl Husk {
             tag,
             options,
             child: None,
+            listener: None,
         };
         husk.prepare()?;
+        if husk.options.activated {
+            husk.listener = Some(UnixListener::bind(husk.socket())?);
+        }
         husk.launch().await?;
         Ok(husk)
     }
@@ -238,13 +253,51 @@ impl Husk {
         Ok(())
     }
 
+    /// `husk`, told by the environment and by descriptor 3 of the socket on its standard input if there is one. Only the
+    /// process itself knows its id, and it becomes the daemon: so a shell in between.
+    fn program(&self) -> Result<Command> {
+        let binary = binary()?;
+        let Some(listener) = &self.listener else {
+            let mut command = Command::new(&binary);
+            command.stdin(Stdio::null());
+            return Ok(command);
+        };
+        let mut command = Command::new("sh");
+        let script = "export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=husk.socket; exec \"$0\" \"$@\" 3<&0 0</dev/null";
+        command.arg("-c").arg(script).arg(&binary);
+        command.stdin(Stdio::from(OwnedFd::from(listener.try_clone()?)));
+        Ok(command)
+    }
+
     async fn launch(&mut self) -> Result<()> {
+        self.spawn()?;
+        eventually("the daemon's first answer", async || {
+            if let Some(status) = self
+                .child
+                .as_mut()
+                .and_then(|c| c.try_wait().transpose())
+                .transpose()?
+            {
+                bail!("the daemon ended with {status}:\n{}", self.log_tail());
+            }
+            // On a socket that somebody else holds open, the call waits even if nobody will ever answer.
+            let mut runtime = self.cri.runtime();
+            let version = runtime.version(VersionRequest::default());
+            let answer = tokio::time::timeout(Duration::from_secs(1), version).await;
+            Ok(answer.ok().and_then(Result::ok))
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Starts the daemon without waiting for it.
+    pub fn spawn(&mut self) -> Result<()> {
+        ensure!(self.child.is_none(), "the daemon is still running");
         let log = fs::File::options()
             .create(true)
             .append(true)
             .open(self.dir.join("daemon.log"))?;
-        let binary = binary()?;
-        let mut command = Command::new(&binary);
+        let mut command = self.program()?;
         command.arg("serve");
         for (flag, path) in [
             ("--config", "config.toml"),
@@ -269,27 +322,22 @@ impl Husk {
             ])
             .env("HUSK_E2E_TAG", &self.tag)
             .envs(self.options.env.iter().map(|(k, v)| (k, v)))
-            .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log);
-        self.child = Some(
-            command
-                .spawn()
-                .with_context(|| format!("start {}", binary.display()))?,
-        );
-        eventually("the daemon's first answer", async || {
-            if let Some(status) = self
-                .child
-                .as_mut()
-                .and_then(|c| c.try_wait().transpose())
-                .transpose()?
-            {
-                bail!("the daemon ended with {status}:\n{}", self.log_tail());
-            }
-            Ok(self.cri.runtime().version(VersionRequest::default()).await.ok())
-        })
-        .await?;
+        self.child = Some(command.spawn().context("start the daemon")?);
         Ok(())
+    }
+
+    /// Where the daemon serves.
+    pub fn socket(&self) -> PathBuf {
+        self.dir.join("run/husk.sock")
+    }
+
+    /// The socket that is passed to each daemon, with [`Options::activated`].
+    pub fn listener(&self) -> Result<&UnixListener> {
+        self.listener
+            .as_ref()
+            .context("the daemon makes its socket itself")
     }
 
     /// The daemon's pid.
@@ -308,7 +356,6 @@ impl Husk {
 
     /// Starts the daemon again, in the same place.
     pub async fn start_again(&mut self) -> Result<()> {
-        ensure!(self.child.is_none(), "the daemon is still running");
         self.launch().await
     }
 
@@ -452,6 +499,10 @@ impl Husk {
             !self.log().contains("panicked at"),
             "the daemon panicked:\n{}",
             self.log_tail()
+        );
+        ensure!(
+            self.socket().exists() == self.listener.is_some(),
+            "a daemon removes the socket that it made, and no other"
         );
         let rest = self.footprint().leftovers_of_daemon()?;
         ensure!(

@@ -3,6 +3,7 @@
 // A test is a future that is awaited once: its size does not matter.
 #![allow(clippy::large_futures)]
 
+mod activation;
 mod adoption;
 mod attach;
 mod bad_images;

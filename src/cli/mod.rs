@@ -21,6 +21,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::config::{self, CgroupDriver, Config};
 use crate::daemon;
 use crate::supervisor;
+use crate::sys;
 
 /// Where the daemon listens unless told otherwise.
 const DEFAULT_SOCKET: &str = "/run/husk/husk.sock";
@@ -151,13 +152,15 @@ fn code(number: i32) -> ExitCode {
 
 impl Serve {
     fn run(self) -> anyhow::Result<ExitCode> {
+        // First of all, before there are threads or descriptors of our own.
+        let passed = sys::activation::take().context("take over the sockets of the service manager")?;
         let config = self.config()?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(DAEMON_THREADS.min(std::thread::available_parallelism().map_or(1, usize::from)))
             .enable_all()
             .build()
             .context("start the async runtime")?;
-        runtime.block_on(daemon::serve(config))?;
+        runtime.block_on(daemon::serve(config, passed))?;
         // Blocking work that nobody waits for must not hold up the end of the daemon.
         runtime.shutdown_background();
         Ok(ExitCode::SUCCESS)

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+pub mod activation;
 pub mod bpf;
 pub mod cap;
 pub mod clone;
