@@ -28,7 +28,7 @@ use crate::cri::{self, MAX_MESSAGE_BYTES};
 use crate::exporter::Exporter;
 use crate::host::Host;
 use crate::image::{ImageConfig, ImageStore};
-use crate::network::{BuiltinConfig, Network, NetworkConfig};
+use crate::network::{self, BuiltinConfig, Network, NetworkConfig};
 use crate::nri::{self, Nri};
 use crate::pod::handler::Handlers;
 use crate::pod::launcher::{self, Launcher};
@@ -293,5 +293,6 @@ fn network_config(config: &Config) -> Result<NetworkConfig> {
         netns_pool: net.netns_pool,
         cni_timeout: Duration::from_secs(net.cni_timeout_secs),
         cni_shared_cache: None,
+        missing_plugin_patience: network::MISSING_PLUGIN_PATIENCE,
     })
 }

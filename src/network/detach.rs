@@ -4,13 +4,14 @@ use std::collections::HashSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::cni::cache;
-use super::cni::chain::{Attach, Chain};
+use super::cni::chain::{Attach, Chain, ChainError};
 use super::cni::conf::NetworkList;
+use super::cni::exec::Failure;
 use super::record::{CniRecord, Record, Via};
-use super::{Inner, Network, blocking, netns, outcome};
+use super::{Inner, Network, blocking, lock, netns, outcome};
 use crate::telemetry::operations;
 use crate::types::{Error, Kind, PodId, Result};
 
@@ -131,6 +132,7 @@ impl Inner {
             bin_dirs: &self.config.cni_bin_dirs,
         };
         let errors = chain.del(&attach, given.result.as_ref(), limit).await;
+        let errors = self.without_missing(record, given, errors);
         if let Some(dir) = self
             .config
             .cni_shared_cache
@@ -139,7 +141,42 @@ impl Inner {
         {
             cache::remove(dir, &list.name, &record.pod, &given.ifname);
         }
-        errors.into_iter().map(Error::from).collect()
+        errors
+    }
+
+    /// What of `errors` keeps the pod. A plugin that is not installed any more must not keep it for ever: nobody would
+    /// ever put it back once another network has taken its place. One that attached nothing has nothing to take back;
+    /// for the others the pod waits a while, in which an installer may put the new one into the old one's place.
+    fn without_missing(&self, record: &Record, given: &CniRecord, errors: Vec<ChainError>) -> Vec<Error> {
+        let (missing, others): (Vec<_>, Vec<_>) = errors
+            .into_iter()
+            .partition(|error| matches!(error.failure, Failure::Missing(_)));
+        let mut others: Vec<_> = others.into_iter().map(Error::from).collect();
+        if missing.is_empty() {
+            return others;
+        }
+        let patience = self.config.missing_plugin_patience;
+        let since = *lock(&self.bereft)
+            .entry(record.pod.clone())
+            .or_insert_with(Instant::now);
+        if given.result.is_some() && since.elapsed() < patience {
+            others.extend(missing.into_iter().map(|error| {
+                Error::internal(format!(
+                    "{error}; if it is not back {} s after this was first tried, the pod is removed without it",
+                    patience.as_secs()
+                ))
+            }));
+            return others;
+        }
+        for error in missing {
+            let pod = record.who();
+            if given.result.is_some() {
+                tracing::warn!(pod, %error, "detached without a plugin that is gone; what it holds elsewhere, such as an address, stays");
+            } else {
+                tracing::info!(pod, %error, "a plugin is not installed; it attached nothing");
+            }
+        }
+        others
     }
 
     /// The effect is gone; now the record.
@@ -147,6 +184,7 @@ impl Inner {
         let (inner, record) = (Arc::clone(self), Arc::clone(record));
         blocking(move || {
             inner.store.remove(&record.pod)?;
+            lock(&inner.bereft).remove(&record.pod);
             if let (Via::Builtin(given), Some(builtin)) = (&record.via, &inner.builtin) {
                 builtin.release(given);
             }

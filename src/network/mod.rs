@@ -24,11 +24,12 @@ mod request;
 mod status;
 mod sysctl;
 
+use std::collections::HashMap;
 use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 
@@ -48,6 +49,9 @@ use record::{Record, Store, Via};
 
 const REPAIR_INTERVAL: Duration = Duration::from_secs(5);
 
+/// For [`NetworkConfig::missing_plugin_patience`]: installers replace plugins within seconds or minutes.
+pub const MISSING_PLUGIN_PATIENCE: Duration = Duration::from_secs(300);
+
 /// The node's pod network.
 pub struct Network {
     inner: Arc<Inner>,
@@ -63,6 +67,8 @@ struct Inner {
     ports: Mapper,
     /// Why pods of the built-in network cannot reach out, if so.
     masquerade: Mutex<Option<String>>,
+    /// Pods that could not be detached because a plugin is not installed any more, and since when.
+    bereft: Mutex<HashMap<PodId, Instant>>,
 }
 
 impl Network {
@@ -143,6 +149,7 @@ impl Inner {
             builtin,
             ports: Mapper::new(format!("husk-{tag}")),
             masquerade: Mutex::default(),
+            bereft: Mutex::default(),
             config,
         };
         inner.probe_masquerade();

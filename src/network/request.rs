@@ -33,6 +33,8 @@ pub struct NetworkConfig {
     /// libcni's result cache, shared with other runtimes on the node (`/var/lib/cni/results`). Without it husk never
     /// sends the GC verb, which removes all attachments it is not told of: those of other runtimes as well.
     pub cni_shared_cache: Option<PathBuf>,
+    /// How long the detaching of a pod fails because a plugin that attached it is not installed any more.
+    pub missing_plugin_patience: Duration,
 }
 
 impl NetworkConfig {

@@ -2,8 +2,9 @@
 
 use serde_json::Value;
 
+use super::cni::shown;
 use super::request::Condition;
-use super::{Inner, Network, lock};
+use super::{Inner, Network, builtin, lock};
 
 /// The reason kubelet's users know from other runtimes.
 const NOT_READY: &str = "NetworkPluginNotReady";
@@ -25,7 +26,7 @@ impl Network {
         }
     }
 
-    /// How the last load of the CNI configuration went (`OK` or the error), and the configuration.
+    /// How the last load of the CNI configuration went (`OK` or the error), and the configuration in containerd's form.
     pub fn cni_status(&self) -> (String, Value) {
         let loaded = self.inner.conf.current();
         let text = match (&loaded.problem, &loaded.list) {
@@ -33,10 +34,8 @@ impl Network {
             (None, Some(_)) => "OK".to_owned(),
             (None, None) => self.inner.missing(),
         };
-        (
-            text,
-            loaded.list.as_ref().map_or(Value::Null, |list| list.raw.clone()),
-        )
+        let shown = shown::config(&self.inner.config, loaded.list.as_deref(), builtin::IFNAME);
+        (text, shown)
     }
 }
 

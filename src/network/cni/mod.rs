@@ -9,6 +9,7 @@ pub mod chain;
 pub mod conf;
 pub mod exec;
 pub mod result;
+pub mod shown;
 pub mod template;
 pub mod version;
 pub mod watch;

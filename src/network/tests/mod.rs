@@ -100,6 +100,7 @@ impl Node {
             netns_pool: 2,
             cni_timeout: Duration::from_secs(60),
             cni_shared_cache: None,
+            missing_plugin_patience: MISSING_PLUGIN_PATIENCE,
         }
     }
 
