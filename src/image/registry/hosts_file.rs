@@ -118,13 +118,7 @@ enum Certificate {
 }
 
 pub(super) fn parse(text: &str, dir: &Path) -> Result<Vec<HostEntry>, String> {
-    // Not the whole text of the error: it quotes the line, which may hold a secret.
-    let file: File = toml::from_str(text).map_err(|e| {
-        let line = e
-            .span()
-            .map_or(0, |s| text.get(..s.start).map_or(0, |t| t.lines().count()).max(1));
-        format!("line {line}: {}", e.message())
-    })?;
+    let file: File = toml::from_str(text).map_err(|e| mistake(text, &e))?;
     let mut hosts: Vec<_> = file.host.into_iter().collect();
     hosts.sort_by_key(|(url, _)| url.span().start);
     let mut entries = Vec::with_capacity(hosts.len() + 1);
@@ -133,6 +127,18 @@ pub(super) fn parse(text: &str, dir: &Path) -> Result<Vec<HostEntry>, String> {
     }
     entries.push(convert(file.server.filter(|s| !s.is_empty()), file.top, dir)?);
     Ok(entries)
+}
+
+/// Where and what. Not the whole text of the error if it has a place: it then quotes the line, which may hold a secret.
+fn mistake(text: &str, error: &toml::de::Error) -> String {
+    match error.span().and_then(|span| text.get(..span.start)) {
+        Some(before) => {
+            let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
+            format!("line {line}: {}", error.message())
+        }
+        // Names the key, if it names anything.
+        None => error.to_string().trim_end().to_owned(),
+    }
 }
 
 fn convert(url: Option<String>, entry: Entry, dir: &Path) -> Result<HostEntry, String> {
@@ -358,11 +364,16 @@ skip_verify = true
             ("[host.\"y\".header]\n\"a b\" = \"1\"", "a b"),
             ("[host.\"y\".header]\nx = \"se\\ncret\"", "header \"x\""),
             ("[host.\"y\"]\nca = 1", "a list of strings"),
+            ("[host.\"y\"]\nskip_verify = \"maybe\"", "line 2: "),
+            ("[host.\"y\".header]\nx = [\"cret\", 3]", "a list of strings"),
+            ("[host]\n\n\"x\" = 3\n", "line 3"),
+            ("server = \"x\"\n\nserver = \"y\"", "line 3"),
             ("not toml", "line 1"),
         ] {
             let error = parse(text, Path::new("/")).map(|_| ()).unwrap_err();
             assert!(error.contains(part), "{text}: {error}");
             assert!(!error.contains("cret"), "{error}");
+            assert!(!error.contains("line 0"), "{error}");
         }
     }
 
