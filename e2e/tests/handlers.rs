@@ -388,6 +388,44 @@ async fn what_a_runtime_complains_about_is_the_error_of_the_call() -> Result<()>
     .await
 }
 
+/// The limit of an ExecSync is one for its start, too: a probe must not wait for a runtime that hangs.
+#[tokio::test]
+async fn a_command_that_does_not_start_in_time_is_given_up_and_never_runs() -> Result<()> {
+    let dir = scripts()?;
+    let (gate, seen) = (dir.path().join("gate"), dir.path().join("seen"));
+    let slow = write_script(
+        dir.path(),
+        "slow",
+        &format!(
+            "#!/bin/sh\nfor word in \"$@\"; do [ \"$word\" = exec ] || continue\n\
+             while [ -e {} ]; do touch {}; sleep 0.05; done; done\nexec {RUNC} \"$@\"\n",
+            gate.display(),
+            seen.display()
+        ),
+    )?;
+    run_with(Options::new().toml(&handler("slow", &slow, "")), async |husk| {
+        let image = husk.busybox().await?;
+        let pod = pod(husk, "slow", "slow").await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+        std::fs::write(&gate, "")?;
+        let sleep = format!("sleep 6{}", std::process::id());
+        let words: Vec<_> = sleep.split(' ').collect();
+        let refused = husk.cri.exec_sync(&id, &words, 1).await;
+        refused.refused_with(Code::DeadlineExceeded)?;
+        ensure!(seen.exists(), "the runtime did not hang");
+        let script = slow.display().to_string();
+        eventually("the end of the runtime and of the command", async || {
+            let left = process::with_command(&script).len() + process::with_command(&sleep).len();
+            Ok((left == 0).then_some(()))
+        })
+        .await?;
+        std::fs::remove_file(&gate)?;
+        ensure!(husk.cri.sh(&id, "echo alive").await? == "alive");
+        Ok(())
+    })
+    .await
+}
+
 #[tokio::test]
 async fn a_command_that_is_not_there_fails_the_container() -> Result<()> {
     with_each(async |husk, handler| {

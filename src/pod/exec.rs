@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task;
 use std::time::Duration;
 
 use oci_spec::runtime::{Process, Spec};
@@ -37,6 +39,14 @@ pub struct ExecOutput {
     pub exit_code: i32,
 }
 
+/// What became of a command.
+enum Ended {
+    Exited(i32, (Output, Output)),
+    Unstarted(Failure),
+    /// Nobody is left who could know.
+    Unknown,
+}
+
 impl Runtime {
     /// Runs `cmd` in a running container and waits for it, `timeout` at most.
     ///
@@ -63,42 +73,40 @@ impl Runtime {
         let wait = self.execs.expect(&exec_id);
         // Kills the command if this call ends before it does, whatever the reason.
         let guard = KillOnDrop::new(client.clone(), container.id().clone(), exec_id.clone());
-        let started = client
-            .exec(
-                container.id(),
-                Exec {
-                    exec_id: exec_id.clone(),
-                    plan_json: plan,
-                    own_cgroup: true,
-                    kill_on_disconnect: true,
-                    ..Default::default()
-                },
-                ExecStdio {
-                    stdin: None,
-                    stdout: Some(stdout_write),
-                    stderr: Some(stderr_write),
-                },
-            )
-            .await;
-        if let Err(failure) = started {
-            guard.disarm();
-            self.execs.forget(&exec_id);
-            return not_executable(failure);
-        }
-
         let limit = self.parts.config.container.exec_output_bytes;
-        let (out, err) = (Output::collect(stdout, limit), Output::collect(stderr, limit));
-        // A supervisor that dies tells nobody of the command's end.
-        let wait = async {
+        let run = async {
+            let started = client
+                .exec(
+                    container.id(),
+                    Exec {
+                        exec_id: exec_id.clone(),
+                        plan_json: plan,
+                        own_cgroup: true,
+                        kill_on_disconnect: true,
+                        ..Default::default()
+                    },
+                    ExecStdio {
+                        stdin: None,
+                        stdout: Some(stdout_write),
+                        stderr: Some(stderr_write),
+                    },
+                )
+                .await;
+            if let Err(failure) = started {
+                return Ended::Unstarted(failure);
+            }
+            let output = (Output::collect(stdout, limit), Output::collect(stderr, limit));
+            // A supervisor that dies tells nobody of the command's end.
             tokio::select! {
-                exit = wait => exit.ok(),
-                () = client.closed() => None,
+                exit = wait => exit.map_or(Ended::Unknown, |code| Ended::Exited(code, output)),
+                () = client.closed() => Ended::Unknown,
             }
         };
-        let exit = match timeout {
-            None => wait.await,
-            Some(time) => match tokio::time::timeout(time, wait).await {
-                Ok(exit) => exit,
+        // Its start counts too: a file system or an OCI runtime that does not answer must not hold up a probe for ever.
+        let ended = match timeout {
+            None => run.await,
+            Some(time) => match tokio::time::timeout(time, run).await {
+                Ok(ended) => ended,
                 Err(_) => {
                     guard.kill_now().await;
                     return Err(Error::new(
@@ -111,12 +119,19 @@ impl Runtime {
                 }
             },
         };
-        let exit_code = exit.ok_or_else(|| {
-            Error::new(
-                Kind::Unavailable,
-                format!("the supervisor of container {id} ended during the command"),
-            )
-        })?;
+        let (exit_code, (out, err)) = match ended {
+            Ended::Exited(code, output) => (code, output),
+            Ended::Unstarted(failure) => {
+                guard.disarm();
+                return not_executable(failure);
+            }
+            Ended::Unknown => {
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("the supervisor of container {id} ended during the command"),
+                ));
+            }
+        };
         guard.disarm();
         let (stdout, stderr) = tokio::join!(out.finish(), err.finish());
         Ok(ExecOutput {
@@ -194,10 +209,12 @@ fn output_pipe() -> Result<(pipe::Receiver, OwnedFd)> {
     Ok((read, write))
 }
 
+type Waiting = Mutex<HashMap<String, oneshot::Sender<i32>>>;
+
 /// Commands in flight and who waits for them.
 #[derive(Default)]
 pub struct Execs {
-    waiting: Mutex<HashMap<String, oneshot::Sender<i32>>>,
+    waiting: Arc<Waiting>,
     next: AtomicU64,
 }
 
@@ -207,28 +224,50 @@ impl Execs {
         format!("{:x}-{}", now_nanos(), self.next.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Who waits for the end of a command; to be asked for before the command starts, or its end could come first.
-    pub(super) fn expect(&self, exec_id: &str) -> oneshot::Receiver<i32> {
+    /// The end of a command; to be asked for before the command starts, or its end could come first.
+    pub(super) fn expect(&self, exec_id: &str) -> Expected {
         let (tell, told) = oneshot::channel();
-        self.lock().insert(exec_id.to_owned(), tell);
-        told
-    }
-
-    /// Nobody waits any more.
-    pub(super) fn forget(&self, exec_id: &str) {
-        self.lock().remove(exec_id);
+        lock(&self.waiting).insert(exec_id.to_owned(), tell);
+        Expected {
+            told,
+            waiting: Arc::clone(&self.waiting),
+            exec_id: exec_id.to_owned(),
+        }
     }
 
     /// A command has ended.
     pub(super) fn ended(&self, exec_id: &str, exit_code: i32) {
-        if let Some(waiter) = self.lock().remove(exec_id) {
+        let waiter = lock(&self.waiting).remove(exec_id);
+        if let Some(waiter) = waiter {
             // Whoever asked may have gone.
             let _ = waiter.send(exit_code);
         }
     }
+}
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<i32>>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(waiting: &Waiting) -> std::sync::MutexGuard<'_, HashMap<String, oneshot::Sender<i32>>> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The exit code of a command, once it has ended. Dropped, nobody waits for it any more: a command that never started, or
+/// whose supervisor is gone, has no end that would be told.
+pub(super) struct Expected {
+    told: oneshot::Receiver<i32>,
+    waiting: Arc<Waiting>,
+    exec_id: String,
+}
+
+impl Future for Expected {
+    type Output = Result<i32, oneshot::error::RecvError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<Self::Output> {
+        Pin::new(&mut self.told).poll(cx)
+    }
+}
+
+impl Drop for Expected {
+    fn drop(&mut self) {
+        lock(&self.waiting).remove(&self.exec_id);
     }
 }
 
@@ -304,5 +343,26 @@ impl Drop for KillOnDrop {
             let (client, container) = (self.client.clone(), self.container.clone());
             tokio::spawn(async move { client.kill_exec(&container, &exec_id).await });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[tokio::test]
+    async fn whoever_gives_up_waiting_leaves_nothing() {
+        let execs = Execs::default();
+        let (first, mut second) = (execs.expect("1"), execs.expect("2"));
+        drop(first);
+        assert_eq!(lock(&execs.waiting).len(), 1);
+        // Nobody waits for it any more.
+        execs.ended("1", 1);
+        execs.ended("2", 2);
+        assert_eq!((&mut second).await, Ok(2));
+        drop(second);
+        assert!(lock(&execs.waiting).is_empty());
     }
 }

@@ -4,8 +4,6 @@
 
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
 use crate::supervisor::protocol::Exec;
 use crate::types::error::{Error, Kind, Result};
 use crate::types::{ContainerId, ContainerState};
@@ -13,7 +11,7 @@ use crate::types::{ContainerId, ContainerState};
 use super::Runtime;
 use super::client::{Client, ExecStdio};
 use super::container::Container;
-use super::exec::KillOnDrop;
+use super::exec::{Expected, KillOnDrop};
 use super::pipe::Pipe;
 
 /// Which standard streams a client wants.
@@ -66,7 +64,7 @@ pub struct Session {
 
 /// The end of a command.
 pub struct End {
-    exit: oneshot::Receiver<i32>,
+    exit: Expected,
     guard: Option<KillOnDrop>,
     client: Client,
     container: ContainerId,
@@ -157,7 +155,6 @@ impl Runtime {
             Ok((_, console)) => console,
             Err(failure) => {
                 guard.disarm();
-                self.execs.forget(&exec_id);
                 return Err(failure.error);
             }
         };
