@@ -24,8 +24,10 @@ pub struct Registry {
 pub struct Tls {
     /// The authority's certificate.
     pub authority: PathBuf,
-    certificate: PathBuf,
-    key: PathBuf,
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// The key.
+    pub key: PathBuf,
 }
 
 impl Tls {

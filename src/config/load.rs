@@ -149,6 +149,12 @@ impl Config {
         if self.stream.creation_timeout_secs == 0 {
             return Err(Error::invalid("stream.creation_timeout_secs must be at least 1"));
         }
+        let (cert, key) = (&self.stream.tls_cert, &self.stream.tls_key);
+        if cert.as_os_str().is_empty() != key.as_os_str().is_empty() {
+            return Err(Error::invalid(
+                "stream.tls_cert and stream.tls_key must be given together",
+            ));
+        }
         for (name, handler) in &self.runtime {
             handler.check(name)?;
         }

@@ -57,6 +57,8 @@ fn impossible_values_are_refused() {
         "[log]\nformat = \"xml\"",
         "[nri]\nenabled = true\nsocket = \"nri.sock\"",
         "[nri]\nplugin_request_timeout_secs = 0",
+        "[stream]\ntls_cert = \"/etc/husk/tls.crt\"",
+        "[stream]\ntls_key = \"/etc/husk/tls.key\"",
         "[runtime.runc]\npath = \"runc\"",
         "[runtime.runc]\nroot = \"/run/runc\"",
         "[runtime.husk]\npath = \"/usr/sbin/runc\"",

@@ -13,11 +13,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::{debug, warn};
 
+use super::socket::{Tcp, Wire};
 use super::{Shared, http};
 
 /// Most connections without a session at once; more wait to be accepted.
 const MAX_CONNECTIONS: usize = 1024;
-/// How long a request's head may take to arrive, and how long a connection without a request is kept.
+/// How long a handshake may take, and a request's head to arrive, and how long a connection without a request is kept.
 const HEAD_LIMIT: Duration = Duration::from_secs(10);
 /// Longest head of a request, in bytes.
 const MAX_HEAD: usize = 16 * 1024;
@@ -57,13 +58,22 @@ async fn serve(tcp: TcpStream, shared: Arc<Shared>) {
     if let Err(error) = set_options(&tcp) {
         debug!(%error, "set options of a streaming connection");
     }
+    let tcp = Tcp::new(tcp);
+    let wire = match &shared.tls {
+        None => Wire::Plain(tcp),
+        Some(tls) => match tokio::time::timeout(HEAD_LIMIT, tls.accept(tcp)).await {
+            Ok(Ok(tls)) => Wire::Tls(Box::new(tls)),
+            Ok(Err(error)) => return debug!(%error, "a streaming connection did not become an encrypted one"),
+            Err(_) => return debug!("a streaming connection did not become an encrypted one in time"),
+        },
+    };
     let service = service_fn(move |request| http::answer(Arc::clone(&shared), request));
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
-        .serve_connection(TokioIo::new(tcp), service)
+        .serve_connection(TokioIo::new(wire), service)
         .with_upgrades()
         .await;
     if let Err(error) = served {

@@ -19,6 +19,7 @@ mod session;
 mod socket;
 pub mod spdy;
 mod status;
+mod tls;
 mod tokens;
 mod tunnel;
 pub mod websocket;
@@ -30,6 +31,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::AbortHandle;
+use tokio_rustls::TlsAcceptor;
 
 use crate::config;
 use crate::pod::Runtime;
@@ -83,14 +85,17 @@ struct Shared {
     /// 0: never.
     idle_timeout: Duration,
     creation_timeout: Duration,
+    /// For connections that are encrypted.
+    tls: Option<TlsAcceptor>,
 }
 
 impl Server {
     /// Listens, and serves until it is dropped. Sessions end with the daemon.
     ///
     /// # Errors
-    /// The address cannot be used.
+    /// The address cannot be used, or the certificate or its key.
     pub async fn start(config: &config::Stream, runtime: Arc<Runtime>) -> Result<Arc<Self>> {
+        let tls = tls::acceptor(config)?;
         let wanted = SocketAddr::new(config.address, config.port);
         let listener = TcpListener::bind(wanted)
             .await
@@ -102,6 +107,7 @@ impl Server {
             sessions: Arc::new(Semaphore::new(MAX_SESSIONS)),
             idle_timeout: Duration::from_secs(config.idle_timeout_secs),
             creation_timeout: Duration::from_secs(config.creation_timeout_secs),
+            tls,
         });
         let accepting = tokio::spawn(listen::accept(listener, Arc::clone(&shared))).abort_handle();
         Ok(Arc::new(Self {
@@ -143,7 +149,12 @@ impl Server {
     fn url(&self, request: Request) -> Result<String> {
         let path = request.path();
         let token = self.shared.tokens.issue(request)?;
-        Ok(format!("http://{}/{path}/{token}", reachable(self.address)))
+        let scheme = if self.shared.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        Ok(format!("{scheme}://{}/{path}/{token}", reachable(self.address)))
     }
 }
 

@@ -4,6 +4,7 @@
 use proptest::prelude::*;
 use tokio::net::{TcpListener, TcpStream};
 
+use super::super::socket::{Tcp, Wire};
 use super::*;
 
 const BINARY: Codec = Codec {
@@ -70,7 +71,7 @@ async fn connect(codec: Codec, readable: &[bool]) -> (Client, Channels) {
     let address = listener.local_addr().unwrap();
     let (ours, theirs) = tokio::join!(TcpStream::connect(address), listener.accept());
     let client = WebSocketStream::from_raw_socket(ours.unwrap(), Role::Client, None).await;
-    let socket = Socket::new(theirs.unwrap().0, Bytes::new());
+    let socket = Socket::new(Wire::Plain(Tcp::new(theirs.unwrap().0)), Bytes::new());
     let channels = Channels::start(socket, codec, readable, Activity::start()).await;
     (client, channels)
 }
