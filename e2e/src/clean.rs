@@ -9,6 +9,7 @@ use anyhow::Result;
 use nix::mount::{MntFlags, umount2};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use sha2::{Digest as _, Sha256};
 
 use crate::network::Names;
 use crate::process;
@@ -76,7 +77,21 @@ impl Footprint {
         let mut found = [self.leftovers_of_pods()?, self.leftovers_of_images()?].concat();
         found.extend(self.mounts().iter().map(|m| format!("mount {}", m.display())));
         found.extend(self.processes_by_tag().iter().map(|&p| describe(p)));
+        found.extend(self.table().map(|name| format!("packet filter table {name}")));
         Ok(found)
+    }
+
+    /// The packet filter table of the daemon, if it is there: named by a digest of where its network's state is.
+    fn table(&self) -> Option<String> {
+        let state = fs::canonicalize(self.dir.join("root/network")).ok()?;
+        let digest = Sha256::digest(state.as_os_str().as_encoded_bytes());
+        let tag: String = digest[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+        let name = format!("husk-{tag}");
+        let listed = Command::new("nft")
+            .args(["list", "table", "inet", &name])
+            .output()
+            .is_ok_and(|output| output.status.success());
+        listed.then_some(name)
     }
 
     fn mounts(&self) -> Vec<PathBuf> {
@@ -231,6 +246,11 @@ impl Footprint {
         if Path::new("/sys/class/net").join(&self.names.bridge).exists() {
             let _ = Command::new("ip")
                 .args(["link", "delete", &self.names.bridge])
+                .output();
+        }
+        if let Some(table) = self.table() {
+            let _ = Command::new("nft")
+                .args(["delete", "table", "inet", &table])
                 .output();
         }
         let _ = fs::remove_dir_all(&self.dir);
