@@ -17,99 +17,10 @@ use nix::unistd::Pid;
 use crate::clean::Footprint;
 use crate::cri::{Cri, CriExt as _};
 use crate::network::{CNI_BIN_DIR, Names, conflist};
+use crate::options::Network;
+pub use crate::options::Options;
 use crate::registry::Registry;
 use crate::{eventually, image, target_dir};
-
-/// How a test wants its daemon.
-#[derive(Debug, Clone, Default)]
-pub struct Options {
-    network: Network,
-    toml: String,
-    hosts: Vec<(String, String)>,
-    env: Vec<(String, String)>,
-    plugins: Vec<(String, String)>,
-    quiet: bool,
-    executor_only: bool,
-    activated: bool,
-}
-
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-enum Network {
-    #[default]
-    None,
-    Builtin,
-    Cni,
-}
-
-impl Options {
-    /// No network, no mirrors: enough for pods on the host's network.
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// Switches the built-in bridge on.
-    #[must_use]
-    pub fn builtin_network(mut self) -> Self {
-        self.network = Network::Builtin;
-        self
-    }
-
-    /// Configures the reference CNI plugins.
-    #[must_use]
-    pub fn cni(mut self) -> Self {
-        self.network = Network::Cni;
-        self
-    }
-
-    /// Adds text to the configuration file: whole tables, not `[cgroup]` or `[network]`.
-    #[must_use]
-    pub fn toml(mut self, text: &str) -> Self {
-        self.toml += text;
-        self
-    }
-
-    /// Configures a registry host by a `hosts.toml`.
-    #[must_use]
-    pub fn hosts(mut self, host: &str, toml: &str) -> Self {
-        self.hosts.push((host.into(), toml.into()));
-        self
-    }
-
-    /// Logs warnings only.
-    #[must_use]
-    pub fn quiet(mut self) -> Self {
-        self.quiet = true;
-        self
-    }
-
-    /// Passes the daemon a listening socket, as systemd would, and keeps it open when the daemon dies.
-    #[must_use]
-    pub fn activated(mut self) -> Self {
-        self.activated = true;
-        self
-    }
-
-    /// Adds a CNI plugin that is a shell script, found before the reference plugins.
-    #[must_use]
-    pub fn plugin(mut self, name: &str, script: &str) -> Self {
-        self.plugins.push((name.into(), script.into()));
-        self
-    }
-
-    /// Is about what only husk's own executor does: `HUSK_E2E_RUNTIME` does not count.
-    #[must_use]
-    pub fn executor_only(mut self) -> Self {
-        self.executor_only = true;
-        self
-    }
-
-    /// Adds a variable to the daemon's environment.
-    #[must_use]
-    pub fn env(mut self, name: &str, value: &str) -> Self {
-        self.env.push((name.into(), value.into()));
-        self
-    }
-}
 
 /// What a command said.
 #[derive(Debug)]
@@ -166,8 +77,9 @@ pub async fn run_on_executor(test: impl AsyncFnOnce(&mut Husk) -> Result<()>) ->
 
 /// As [`run`], with options.
 pub async fn run_with(options: Options, test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
+    let limit = Duration::from_secs(if options.crowd { 1800 } else { 300 });
     let mut husk = Husk::start(options).await?;
-    let mut outcome = match tokio::time::timeout(Duration::from_secs(300), test(&mut husk)).await {
+    let mut outcome = match tokio::time::timeout(limit, test(&mut husk)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(anyhow::anyhow!("the test is stuck")),
     };
@@ -194,7 +106,11 @@ impl Husk {
         let dir = crate::base_dir().join(&tag);
         let mut husk = Self {
             cri: Cri::new(&dir.join("run/husk.sock")),
-            names: Names::new(serial),
+            names: if options.crowd {
+                Names::new(serial).wide()
+            } else {
+                Names::new(serial)
+            },
             dir,
             tag,
             options,

@@ -20,6 +20,7 @@ pub mod logs;
 pub mod mounted;
 pub mod network;
 pub mod nri;
+pub mod options;
 pub mod own;
 pub mod process;
 pub mod registry;

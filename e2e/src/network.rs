@@ -26,9 +26,16 @@ impl Names {
         }
     }
 
-    /// What every address in the subnet begins with.
+    /// The same with a subnet for four thousand pods.
+    #[must_use]
+    pub fn wide(mut self) -> Self {
+        self.subnet = format!("10.{}.0.0/20", 128 + std::process::id() % 64);
+        self
+    }
+
+    /// What every address in the subnet begins with, or the first 256 of a wide one.
     pub fn prefix(&self) -> &str {
-        self.subnet.trim_end_matches("0/24")
+        self.subnet.split_once("0/").map_or("", |(prefix, _)| prefix)
     }
 }
 

@@ -215,18 +215,25 @@ impl Cgroup {
     /// # Errors
     /// `NotFound` if the cgroup is gone.
     pub fn read(&self, detail: Detail) -> Result<Stats> {
-        let (dir, _) = self.frozen_tree()?;
-        if !dir.exists() {
-            return Err(Error::not_found(format!(
-                "statistics of cgroup {}: it is gone",
-                dir.display()
-            )));
+        let what = |dir: &Path| format!("statistics of cgroup {}", dir.display());
+        let gone = |dir: &Path| Error::not_found(format!("{}: it is gone", what(dir)));
+        match &self.tree {
+            Tree::V1(nodes) => {
+                let (dir, _) = self.frozen_tree()?;
+                if !dir.exists() {
+                    return Err(gone(dir));
+                }
+                Ok(v1::stats::read_all(nodes, detail))
+            }
+            Tree::V2(dir) => {
+                let open = match file::Dir::open(dir) {
+                    Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Err(gone(dir)),
+                    open => open.with_context(|| what(dir))?,
+                };
+                Ok(v2::stats::read_all(&open, detail))
+            }
+            Tree::Nowhere(e) => Err(e.clone()),
         }
-        Ok(match &self.tree {
-            Tree::V1(nodes) => v1::stats::read_all(nodes, detail),
-            Tree::V2(dir) => v2::stats::read_all(dir, detail),
-            Tree::Nowhere(e) => return Err(e.clone()),
-        })
     }
 
     /// Removes the cgroup and those below it; of an exec's, only what is its own. Waits up to two seconds for processes on

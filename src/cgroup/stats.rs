@@ -1,6 +1,5 @@
 //! What a cgroup uses, in one form for both versions. What the kernel does not tell is zero or `None`.
 
-use std::path::Path;
 use std::sync::OnceLock;
 
 use super::file;
@@ -206,7 +205,7 @@ pub(super) fn device<'a>(io: &'a mut Vec<Io>, number: &str) -> Option<&'a mut Io
 }
 
 /// Reads a pressure file; `None` if there is none or pressure accounting is off.
-pub(super) fn pressure(dir: &Path, name: &str) -> Option<Psi> {
+pub(super) fn pressure(dir: &(impl file::Place + ?Sized), name: &str) -> Option<Psi> {
     let text = file::read(dir, name).ok()?;
     let mut psi = Psi::default();
     for line in text.lines() {

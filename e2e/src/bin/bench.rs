@@ -12,7 +12,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use husk_e2e::config::{PodConfigExt, container, labels};
 use husk_e2e::husk::shared_busybox;
-use husk_e2e::v1::{PodSandboxConfig, PodSandboxFilter};
+use husk_e2e::v1::{
+    ListContainerStatsRequest, ListPodSandboxMetricsRequest, ListPodSandboxStatsRequest, PodSandboxConfig,
+    PodSandboxFilter,
+};
 use husk_e2e::{Cri, Options, Pod, process, run_with};
 
 /// What to measure.
@@ -23,6 +26,8 @@ struct Plan {
     fill: usize,
     /// Containers that have ended, ten to a pod, to be listed; 0 leaves that out.
     listed: usize,
+    /// Pods with a container each, for what a node costs that is full and idle; 0 leaves that out.
+    node: usize,
     workers: usize,
     own_network: bool,
 }
@@ -35,6 +40,7 @@ impl Plan {
             runs: 100,
             fill: 100,
             listed: 0,
+            node: 0,
             workers: 10,
             own_network: true,
         };
@@ -47,12 +53,13 @@ impl Plan {
                 "--runs" => plan.runs = value()?.parse()?,
                 "--fill" => plan.fill = value()?.parse()?,
                 "--listed" => plan.listed = value()?.parse()?,
+                "--node" => plan.node = value()?.parse()?,
                 "--workers" => plan.workers = value()?.parse()?,
                 "--host-network-only" => plan.own_network = false,
                 _ => bail!(
                     "unknown argument {flag}\n\
-                     usage: husk-bench [--socket PATH --image REF] [--runs 100] [--fill 100] [--listed 0] [--workers 10] \
-                     [--host-network-only]"
+                     usage: husk-bench [--socket PATH --image REF] [--runs 100] [--fill 100] [--listed 0] [--node 0] \
+                     [--workers 10] [--host-network-only]"
                 ),
             }
         }
@@ -83,7 +90,10 @@ fn main() -> Result<()> {
             }
             None => {
                 // Debug output would be measured too.
-                let options = Options::new().builtin_network().quiet();
+                let mut options = Options::new().builtin_network().quiet();
+                if plan.node > 0 {
+                    options = options.crowd();
+                }
                 Box::pin(run_with(options, async |husk| {
                     let (socket, logs) = (husk.dir().join("run/husk.sock"), husk.dir().join("logs"));
                     let bench = Bench {
@@ -128,6 +138,9 @@ impl Bench<'_> {
         self.cri.pull(&self.image).await.context("pull the image")?;
         if self.plan.listed > 0 {
             return self.lists().await;
+        }
+        if self.plan.node > 0 {
+            return self.node().await;
         }
         self.floor();
         self.lives(false).await?;
@@ -322,40 +335,156 @@ impl Bench<'_> {
         times[0].print(&format!("ListContainers with {} containers", pods.len() * 10));
         times[1].print(&format!("ListPodSandbox with {} pods", pods.len()));
         times[2].print("ListPodSandbox of one pod by its uid label");
-        let pid = tokio::net::UnixStream::connect(self.socket)
-            .await?
-            .peer_cred()?
-            .pid();
-        let (pid, seconds) = (pid.context("the daemon has no pid")?, 20);
-        let before = ticks(pid)?;
-        for _ in 0..seconds {
-            let next = Instant::now() + Duration::from_secs(1);
+        self.busy("both lists every second", 20, async |_| {
             self.cri.list(None).await?;
             self.cri.list_pods(None).await?;
-            tokio::time::sleep_until(next.into()).await;
-        }
-        // Linux counts in hundredths of a second whatever its timer.
-        let share = (ticks(pid)? - before) as f64 / f64::from(seconds);
-        println!(
-            "{:<58}{share:>11.2} % of a core",
-            "the daemon, both lists every second"
-        );
+            Ok(())
+        })
+        .await?;
         for pod in &pods {
             self.removed(pod).await?;
         }
         Ok(())
     }
 
-    async fn weigh(&self, pods: &[(Pod, String)]) -> Result<()> {
-        let stream = tokio::net::UnixStream::connect(self.socket).await?;
-        if let Some(pid) = stream.peer_cred()?.pid() {
-            let resident = kib(&String::from_utf8_lossy(&process::file(pid, "status")), "VmRSS");
-            println!(
-                "{:<58}{:>11.1} MiB",
-                "resident memory of the daemon",
-                resident / 1024.0
-            );
+    /// A full node on which nothing happens: what statistics cost, and what the daemon does and holds when nobody asks
+    /// and when kubelet does. Nothing else is measured with it.
+    async fn node(&self) -> Result<()> {
+        let pods = self.settled().await?;
+        let outcome = self.measure_node(pods.len()).await;
+        // Also after a failure: these are many.
+        let left = std::sync::Mutex::new(pods);
+        let next = || left.lock().ok()?.pop();
+        let workers = (0..self.plan.workers).map(|_| async {
+            while let Some(pod) = next() {
+                self.removed(&pod).await?;
+            }
+            anyhow::Ok(())
+        });
+        futures(workers).await?;
+        outcome
+    }
+
+    async fn settled(&self) -> Result<Vec<Pod>> {
+        let started = std::sync::atomic::AtomicUsize::new(0);
+        let workers = (0..self.plan.workers).map(|_| async {
+            let mut pods = Vec::new();
+            while started.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < self.plan.node {
+                pods.push(self.started(self.plan.own_network).await?.0);
+            }
+            anyhow::Ok(pods)
+        });
+        let pods = futures(workers).await?.concat();
+        // What was begun in the background, such as measuring layers, comes to an end.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        Ok(pods)
+    }
+
+    async fn measure_node(&self, pods: usize) -> Result<()> {
+        let fresh = Duration::from_millis(1100);
+        let name = |call: &str| format!("{call}, {pods} pods");
+        self.statistic(&name("ListPodSandboxStats"), fresh, async || {
+            self.pod_stats().await
+        })
+        .await?;
+        self.statistic(&name("ListContainerStats"), fresh, async || {
+            self.container_stats().await
+        })
+        .await?;
+        self.statistic(&name("ListPodSandboxMetrics"), fresh, async || {
+            self.metrics().await
+        })
+        .await?;
+        self.statistic(
+            &name("ListPodSandboxStats, just read"),
+            Duration::ZERO,
+            async || self.pod_stats().await,
+        )
+        .await?;
+        self.resident().await?;
+        self.busy("nobody asks", 60, async |_| Ok(())).await?;
+        let name = "lists every second, statistics every ten";
+        self.busy(name, 60, async |second| {
+            self.cri.list(None).await?;
+            self.cri.list_pods(None).await?;
+            if second % 10 == 0 {
+                self.container_stats().await?;
+                self.pod_stats().await?;
+            }
+            Ok(())
+        })
+        .await?;
+        self.resident().await
+    }
+
+    /// Times a call and weighs what it takes of the daemon, which other load on the machine does not change. Readings are
+    /// shared for a second, so a call after a longer `pause` pays for its own.
+    async fn statistic(&self, name: &str, pause: Duration, call: impl AsyncFn() -> Result<()>) -> Result<()> {
+        let (pid, mut times) = (self.daemon().await?, Times::default());
+        let before = ticks(pid)?;
+        for _ in 0..self.plan.runs {
+            tokio::time::sleep(pause).await;
+            times.of(call()).await?;
         }
+        let each = (ticks(pid)? - before) as f64 * 10.0 / self.plan.runs as f64;
+        times.print(name);
+        println!("{:<58}{each:>11.1} ms", "  CPU time of the daemon for each");
+        Ok(())
+    }
+
+    async fn pod_stats(&self) -> Result<()> {
+        let request = ListPodSandboxStatsRequest::default();
+        let reply = self.cri.runtime().list_pod_sandbox_stats(request).await?;
+        anyhow::ensure!(!reply.into_inner().stats.is_empty(), "no statistics of pods");
+        Ok(())
+    }
+
+    async fn container_stats(&self) -> Result<()> {
+        let request = ListContainerStatsRequest::default();
+        let reply = self.cri.runtime().list_container_stats(request).await?;
+        anyhow::ensure!(
+            !reply.into_inner().stats.is_empty(),
+            "no statistics of containers"
+        );
+        Ok(())
+    }
+
+    async fn metrics(&self) -> Result<()> {
+        let request = ListPodSandboxMetricsRequest::default();
+        let reply = self.cri.runtime().list_pod_sandbox_metrics(request).await?;
+        anyhow::ensure!(!reply.into_inner().pod_metrics.is_empty(), "no metrics");
+        Ok(())
+    }
+
+    /// What the daemon uses of a core while `each` is done every second.
+    async fn busy(&self, name: &str, seconds: u32, each: impl AsyncFn(u32) -> Result<()>) -> Result<()> {
+        let pid = self.daemon().await?;
+        let before = ticks(pid)?;
+        for second in 0..seconds {
+            let next = Instant::now() + Duration::from_secs(1);
+            each(second).await?;
+            tokio::time::sleep_until(next.into()).await;
+        }
+        // Linux counts in hundredths of a second whatever its timer.
+        let share = (ticks(pid)? - before) as f64 / f64::from(seconds);
+        println!("{:<58}{share:>11.2} % of a core", format!("the daemon, {name}"));
+        Ok(())
+    }
+
+    async fn daemon(&self) -> Result<i32> {
+        let stream = tokio::net::UnixStream::connect(self.socket).await?;
+        stream.peer_cred()?.pid().context("the daemon has no pid")
+    }
+
+    async fn resident(&self) -> Result<()> {
+        let status = process::file(self.daemon().await?, "status");
+        let resident = kib(&String::from_utf8_lossy(&status), "VmRSS") / 1024.0;
+        println!("{:<58}{resident:>11.1} MiB", "resident memory of the daemon");
+        Ok(())
+    }
+
+    async fn weigh(&self, pods: &[(Pod, String)]) -> Result<()> {
+        self.resident().await?;
         let mut parents = std::collections::BTreeSet::new();
         for (_, id) in pods {
             parents.insert(process::parent(self.cri.pid(id).await?)?);

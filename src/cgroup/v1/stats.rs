@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::super::controller::Controller;
-use super::super::file::{number, pairs, read, value_of};
+use super::super::file::{Dir, Place, number, pairs, read, value_of};
 use super::super::stats::{Cpu, Detail, Hugetlb, Limits, Memory, Stats, Swap, device, limit, page_sizes};
 use super::Nodes;
 
@@ -18,11 +18,11 @@ pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
             stats.cpu.system_nanos = number(dir, "cpuacct.usage_sys").unwrap_or(0);
         }
     }
-    if let Some(dir) = nodes.dir(Controller::Memory) {
-        (stats.memory, stats.swap) = memory(dir);
+    if let Some(dir) = nodes.dir(Controller::Memory).and_then(|d| Dir::open(d).ok()) {
+        (stats.memory, stats.swap) = memory(&dir);
         if full {
-            memory_events(dir, &mut stats.memory);
-            memory_limits(dir, &mut stats.limits);
+            memory_events(&dir, &mut stats.memory);
+            memory_limits(&dir, &mut stats.limits);
         }
     }
     if !full {
@@ -32,22 +32,22 @@ pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
         stats.pids.current = number(dir, "pids.current").unwrap_or(0);
         stats.pids.limit = number(dir, "pids.max").and_then(limit);
     }
-    if let Some(dir) = nodes.dir(Controller::Cpu) {
-        throttling(dir, &mut stats.cpu);
-        stats.limits.cpu_period = number(dir, "cpu.cfs_period_us").unwrap_or(0);
-        stats.limits.cpu_quota = number(dir, "cpu.cfs_quota_us").unwrap_or(0);
-        stats.limits.cpu_shares = number(dir, "cpu.shares").unwrap_or(0);
+    if let Some(dir) = nodes.dir(Controller::Cpu).and_then(|d| Dir::open(d).ok()) {
+        throttling(&dir, &mut stats.cpu);
+        stats.limits.cpu_period = number(&dir, "cpu.cfs_period_us").unwrap_or(0);
+        stats.limits.cpu_quota = number(&dir, "cpu.cfs_quota_us").unwrap_or(0);
+        stats.limits.cpu_shares = number(&dir, "cpu.shares").unwrap_or(0);
     }
     if let Some(dir) = nodes.dir(Controller::Blkio) {
         io(dir, &mut stats);
     }
-    if let Some(dir) = nodes.dir(Controller::Hugetlb) {
-        stats.hugetlb = hugetlb(dir);
+    if let Some(dir) = nodes.dir(Controller::Hugetlb).and_then(|d| Dir::open(d).ok()) {
+        stats.hugetlb = hugetlb(&dir);
     }
     stats
 }
 
-fn throttling(dir: &Path, cpu: &mut Cpu) {
+fn throttling(dir: &Dir, cpu: &mut Cpu) {
     pairs(dir, "cpu.stat", |key, value| match key {
         "nr_periods" => cpu.periods = value,
         "nr_throttled" => cpu.throttled_periods = value,
@@ -57,7 +57,7 @@ fn throttling(dir: &Path, cpu: &mut Cpu) {
 }
 
 /// Memory and swap from as few files as it takes: the limits are in `memory.stat`, too, those of parents counted in.
-pub(super) fn memory(dir: &Path) -> (Memory, Option<Swap>) {
+pub(super) fn memory(dir: &(impl Place + ?Sized)) -> (Memory, Option<Swap>) {
     let mut memory = Memory {
         usage: number(dir, "memory.usage_in_bytes").unwrap_or(0),
         ..Memory::default()
@@ -87,7 +87,7 @@ pub(super) fn memory(dir: &Path) -> (Memory, Option<Swap>) {
     (memory, swap)
 }
 
-fn memory_events(dir: &Path, memory: &mut Memory) {
+fn memory_events(dir: &Dir, memory: &mut Memory) {
     let count = |file| number(dir, file).unwrap_or(0);
     memory.max_usage = count("memory.max_usage_in_bytes");
     memory.limit_hits = count("memory.failcnt") + count("memory.memsw.failcnt");
@@ -95,7 +95,7 @@ fn memory_events(dir: &Path, memory: &mut Memory) {
     memory.oom_kills = value_of(dir, "memory.oom_control", "oom_kill").unwrap_or(0);
 }
 
-fn memory_limits(dir: &Path, limits: &mut Limits) {
+fn memory_limits(dir: &Dir, limits: &mut Limits) {
     let bytes = |file| number(dir, file).and_then(limit).unwrap_or(0);
     limits.memory = bytes("memory.limit_in_bytes");
     limits.memory_reservation = bytes("memory.soft_limit_in_bytes");
@@ -139,7 +139,7 @@ fn io(dir: &Path, stats: &mut Stats) {
     );
 }
 
-fn hugetlb(dir: &Path) -> Vec<Hugetlb> {
+fn hugetlb(dir: &Dir) -> Vec<Hugetlb> {
     page_sizes()
         .iter()
         .map(|size| Hugetlb {

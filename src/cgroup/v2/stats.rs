@@ -1,15 +1,13 @@
 //! Readings of a version 2 cgroup.
 
-use std::path::Path;
-
-use super::super::file::{number, pairs, read, value_of};
+use super::super::file::{Dir, Place, number, pairs, read, value_of};
 use super::super::limit::shares_of;
 use super::super::stats::{
     Cpu, Detail, Hugetlb, Io, Limits, Memory, Pids, Stats, Swap, device, limit, page_sizes, pressure,
 };
 
 /// Reads what there is, up to `detail`.
-pub(in crate::cgroup) fn read_all(dir: &Path, detail: Detail) -> Stats {
+pub(in crate::cgroup) fn read_all(dir: &Dir, detail: Detail) -> Stats {
     let mut stats = Stats {
         cpu: cpu(dir),
         memory: memory(dir),
@@ -35,7 +33,7 @@ pub(in crate::cgroup) fn read_all(dir: &Path, detail: Detail) -> Stats {
     stats
 }
 
-fn cpu(dir: &Path) -> Cpu {
+fn cpu(dir: &Dir) -> Cpu {
     let mut cpu = Cpu::default();
     pairs(dir, "cpu.stat", |key, value| match key {
         "usage_usec" => cpu.usage_nanos = value.saturating_mul(1000),
@@ -49,7 +47,7 @@ fn cpu(dir: &Path) -> Cpu {
     cpu
 }
 
-pub(super) fn memory(dir: &Path) -> Memory {
+pub(super) fn memory(dir: &(impl Place + ?Sized)) -> Memory {
     let usage = number(dir, "memory.current").unwrap_or(0);
     let mut memory = Memory {
         usage,
@@ -73,7 +71,7 @@ pub(super) fn memory(dir: &Path) -> Memory {
     memory
 }
 
-fn memory_events(dir: &Path, memory: &mut Memory) {
+fn memory_events(dir: &Dir, memory: &mut Memory) {
     memory.max_usage = number(dir, "memory.peak").unwrap_or(0);
     pairs(dir, "memory.events", |key, value| match key {
         "max" => memory.limit_hits = value,
@@ -82,7 +80,7 @@ fn memory_events(dir: &Path, memory: &mut Memory) {
     });
 }
 
-fn limits(dir: &Path, stats: &Stats) -> Limits {
+fn limits(dir: &Dir, stats: &Stats) -> Limits {
     let bytes = |file| number(dir, file).and_then(limit).unwrap_or(0);
     let (quota, period) = read(dir, "cpu.max").map_or((0, 0), |text| {
         let mut words = text.split_whitespace().map(|w| w.parse().unwrap_or(0));
@@ -98,7 +96,7 @@ fn limits(dir: &Path, stats: &Stats) -> Limits {
     }
 }
 
-fn io(dir: &Path) -> Vec<Io> {
+fn io(dir: &Dir) -> Vec<Io> {
     let mut out = Vec::new();
     for line in read(dir, "io.stat").unwrap_or_default().lines() {
         let mut words = line.split(' ');
@@ -119,7 +117,7 @@ fn io(dir: &Path) -> Vec<Io> {
     out
 }
 
-fn hugetlb(dir: &Path) -> Vec<Hugetlb> {
+fn hugetlb(dir: &Dir) -> Vec<Hugetlb> {
     page_sizes()
         .iter()
         .map(|size| Hugetlb {

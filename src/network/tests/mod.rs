@@ -5,6 +5,7 @@
 
 mod builtin;
 mod debian;
+mod leftover;
 mod plugins;
 
 use std::collections::BTreeMap;
