@@ -220,10 +220,7 @@ impl Cgroup {
         match &self.tree {
             Tree::V1(nodes) => {
                 let (dir, _) = self.frozen_tree()?;
-                if !dir.exists() {
-                    return Err(gone(dir));
-                }
-                Ok(v1::stats::read_all(nodes, detail))
+                v1::stats::read_all(nodes, dir, detail).ok_or_else(|| gone(dir))
             }
             Tree::V2(dir) => {
                 let open = match file::Dir::open(dir) {

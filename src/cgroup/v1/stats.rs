@@ -7,10 +7,15 @@ use super::super::file::{Dir, Place, number, pairs, read, value_of};
 use super::super::stats::{Cpu, Detail, Hugetlb, Limits, Memory, Stats, Swap, device, limit, page_sizes};
 use super::Nodes;
 
-/// Reads what there is, up to `detail`.
-pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
+/// Reads what there is, up to `detail`. `None` if the cgroup, whose processes are in `tree`, is gone.
+pub(in crate::cgroup) fn read_all(nodes: &Nodes, tree: &Path, detail: Detail) -> Option<Stats> {
     let mut stats = Stats::default();
     let full = detail == Detail::Full;
+    let memory_dir = nodes.dir(Controller::Memory).and_then(|d| Dir::open(d).ok());
+    // A directory that could be opened needs no second look.
+    if memory_dir.is_none() && !tree.exists() {
+        return None;
+    }
     if let Some(dir) = nodes.dir(Controller::Cpuacct) {
         stats.cpu.usage_nanos = number(dir, "cpuacct.usage").unwrap_or(0);
         if full {
@@ -18,7 +23,7 @@ pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
             stats.cpu.system_nanos = number(dir, "cpuacct.usage_sys").unwrap_or(0);
         }
     }
-    if let Some(dir) = nodes.dir(Controller::Memory).and_then(|d| Dir::open(d).ok()) {
+    if let Some(dir) = memory_dir {
         (stats.memory, stats.swap) = memory(&dir);
         if full {
             memory_events(&dir, &mut stats.memory);
@@ -26,7 +31,7 @@ pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
         }
     }
     if !full {
-        return stats;
+        return Some(stats);
     }
     if let Some(dir) = nodes.dir(Controller::Pids) {
         stats.pids.current = number(dir, "pids.current").unwrap_or(0);
@@ -44,7 +49,7 @@ pub(in crate::cgroup) fn read_all(nodes: &Nodes, detail: Detail) -> Stats {
     if let Some(dir) = nodes.dir(Controller::Hugetlb).and_then(|d| Dir::open(d).ok()) {
         stats.hugetlb = hugetlb(&dir);
     }
-    stats
+    Some(stats)
 }
 
 fn throttling(dir: &Dir, cpu: &mut Cpu) {
