@@ -12,7 +12,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use husk_e2e::config::{ContainerConfigExt, PodConfigExt, namespaces, script, sleeper};
 use husk_e2e::husk::shared_registry;
-use husk_e2e::image::{Image, Layer};
+use husk_e2e::image::{Entry, Image, Kind, Layer};
 use husk_e2e::v1::*;
 use husk_e2e::{CriExt, Husk, Options, eventually, logs, process, run_with};
 use tonic::Code;
@@ -386,6 +386,11 @@ async fn a_daemon_in_between_changes_nothing() -> Result<()> {
         counted(husk, &again).await?;
         husk.kill()?;
         husk.start_again().await?;
+        // The image under it is in use, even if a client removes it and the daemon forgets who uses it.
+        husk.cri.remove_image(&image).await?;
+        husk.kill()?;
+        husk.start_again().await?;
+        ensure!(husk.cri.sh(&again, "ls /bin/busybox").await? == "/bin/busybox");
         let reached = counted(husk, &again).await?;
         eventually("it goes on", async || {
             Ok((counted(husk, &again).await? > reached).then_some(()))
@@ -464,9 +469,33 @@ async fn what_is_no_checkpoint_is_refused_in_words() -> Result<()> {
                 "rootfs-diff.tar",
             ),
             (
+                tar(
+                    "pipe",
+                    config(&of_image).entry(Entry::new("checkpoint/core-1.img", Kind::Fifo)),
+                )?,
+                Some(Code::InvalidArgument),
+                "not a plain file",
+            ),
+            (
+                tar(
+                    "linked",
+                    config(&of_image).symlink("checkpoint/pages-1.img", "/etc/passwd"),
+                )?,
+                Some(Code::InvalidArgument),
+                "not a plain file",
+            ),
+            (
+                tar(
+                    "changes-linked",
+                    config(&of_image).symlink("rootfs-diff.tar", "/etc/passwd"),
+                )?,
+                Some(Code::InvalidArgument),
+                "rootfs-diff.tar",
+            ),
+            (
                 dir.join("missing").display().to_string(),
                 Some(Code::NotFound),
-                "not on this node",
+                "No such file",
             ),
         ] {
             let refused = husk.cri.create(&pod, restored("bad", &name)).await.refused()?;

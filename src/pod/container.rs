@@ -45,9 +45,9 @@ pub struct ContainerFacts {
     pub log_path: PathBuf,
     /// Signal that stops it, by number.
     pub stop_signal: i32,
-    /// It goes on from a checkpoint.
+    /// The image under a container that goes on from a checkpoint; `None` for one that starts.
     #[serde(default)]
-    pub restored: bool,
+    pub restored_on: Option<Digest>,
     /// Its spec has OCI hooks that run after its start or its end.
     #[serde(default)]
     pub late_hooks: bool,

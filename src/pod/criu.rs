@@ -7,7 +7,7 @@
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::process::Command;
 
@@ -25,6 +25,10 @@ const PROGRAM: &str = "criu";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// How long its self-test may take.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long it may take from one stage to the next: it writes as much as the container has memory.
+const ANSWER: Duration = Duration::from_secs(1800);
+/// How long it may take to end once all is said.
+const FAREWELL: Duration = Duration::from_secs(10);
 /// Most lines of its complaint that are passed on.
 const MAX_LINES: usize = 4;
 
@@ -69,12 +73,12 @@ impl Criu {
         request: &Request,
         stage: impl FnMut(&str) -> Result<(), LaunchError>,
     ) -> Result<Response> {
-        let (session, theirs) = Session::new()?;
-        let mut child = self.spawn_near(process, theirs)?;
+        let (session, theirs) = Session::new(ANSWER)?;
+        let child = self.spawn_near(process, theirs)?;
         let outcome = session.ask(request, stage);
         // It has nothing left to do, and ends when its socket does.
         drop(session);
-        let _ = child.wait();
+        end(child);
         Ok(outcome?)
     }
 
@@ -106,6 +110,21 @@ impl Criu {
         });
         spawned.unwrap_or_else(|_| Err(Error::internal(format!("{}: the thread died", what()))))
     }
+}
+
+/// Sees a criu to its end. One that hangs in the kernel is left to a thread that waits for it.
+fn end(mut child: Child) {
+    let deadline = Instant::now() + FAREWELL;
+    while Instant::now() < deadline {
+        match child.try_wait() {
+            Ok(None) => std::thread::sleep(Duration::from_millis(5)),
+            _ => return,
+        }
+    }
+    let _ = child.kill();
+    let waits = std::thread::Builder::new().name("criu-wait".to_owned());
+    // Without a thread it stays a zombie.
+    let _ = waits.spawn(move || child.wait());
 }
 
 /// The program as configured, or by its name in one of the directories of `path`.

@@ -127,11 +127,13 @@ impl Runtime {
         for image in [&facts.image_id]
             .into_iter()
             .chain(facts.image_mounts.iter().map(|m| &m.image))
+            .chain(&facts.restored_on)
         {
             if let Err(error) = self.parts.images.lease(image, facts.id.as_str()) {
                 warn!(container = ?facts.id, %error, "image of the container is gone");
             }
         }
+        self.drop_dump(&container);
         if unfinished || container.status().removing {
             warn!(container = ?container.id(), "a change of this container was cut short; removing it");
             if let Err(error) = self.remove_found(&container).await {

@@ -60,7 +60,7 @@ impl Runtime {
                     }
                 });
                 self.save_container(container)?;
-                if container.facts.restored {
+                if container.facts.restored_on.is_some() {
                     self.drop_checkpoint(container).await;
                 }
                 self.run_late_hooks(Stage::Started, container).await;

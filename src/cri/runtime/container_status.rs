@@ -36,7 +36,7 @@ async fn info(runtime: &Runtime, container: &Container) -> HashMap<String, Strin
         "removing": status.removing,
         "config": inspect::container(&facts.config),
         "privileged": facts.config.security.privileged,
-        "restored": facts.restored,
+        "restored": facts.restored_on.is_some(),
         "timeline": inspect::timeline(facts, &status),
         "runtimeSpec": spec,
     });

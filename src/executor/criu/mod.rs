@@ -9,8 +9,11 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::time::Duration;
 
 use prost::Message as _;
+use rustix::io::Errno;
+use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
 
 use super::error::{During, LaunchError, Step};
@@ -36,11 +39,11 @@ const MAX_TEXT: usize = 800;
 pub struct Session(OwnedFd);
 
 impl Session {
-    /// A session, and criu's end of it. Both are closed by execve.
+    /// A session, and criu's end of it. Both are closed by execve. No answer may take longer than `patience`.
     ///
     /// # Errors
     /// If there are no descriptors left.
-    pub fn new() -> Step<(Self, OwnedFd)> {
+    pub fn new(patience: Duration) -> Step<(Self, OwnedFd)> {
         let (ours, theirs) = socketpair(
             AddressFamily::UNIX,
             SocketType::SEQPACKET,
@@ -48,6 +51,7 @@ impl Session {
             None,
         )
         .during("create", || "socket to criu")?;
+        set_socket_timeout(&ours, Timeout::Recv, Some(patience)).during("set up", || "socket to criu")?;
         Ok((Self(ours), theirs))
     }
 
@@ -96,7 +100,12 @@ impl Session {
         let mut bytes = vec![0; MAX_ANSWER];
         let length = loop {
             match recv(&self.0, bytes.as_mut_slice(), RecvFlags::empty()) {
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    return Err(LaunchError::new("hear from", "criu", "it takes too long").advise(
+                        "a process or a file of the container may be on a file system that does not answer",
+                    ));
+                }
                 other => break other.during("hear from", || "criu")?.0,
             }
         };
@@ -152,6 +161,8 @@ mod tests {
     use super::rpc::{Notify, Options, Restored};
     use super::*;
 
+    const PATIENCE: Duration = Duration::from_secs(60);
+
     /// Plays criu's part: takes the requests, gives the answers, one each.
     fn serve(socket: OwnedFd, answers: Vec<Response>) -> std::thread::JoinHandle<Vec<Request>> {
         std::thread::spawn(move || {
@@ -198,7 +209,7 @@ mod tests {
 
     #[test]
     fn stages_are_answered_until_it_is_done() {
-        let (session, theirs) = Session::new().unwrap();
+        let (session, theirs) = Session::new(PATIENCE).unwrap();
         let done = Response {
             restored: Some(Restored { pid: 12 }),
             ..answer(Type::Dump, true)
@@ -219,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_stage_that_fails_makes_criu_give_up() {
-        let (session, theirs) = Session::new().unwrap();
+        let (session, theirs) = Session::new(PATIENCE).unwrap();
         let criu = serve(theirs, vec![at("post-dump"), answer(Type::Dump, false)]);
         let error = session
             .ask(&dump(), |_| {
@@ -237,7 +248,7 @@ mod tests {
             (Some(""), Some(3), "ESRCH"),
             (None, None, "gave no reason"),
         ] {
-            let (session, theirs) = Session::new().unwrap();
+            let (session, theirs) = Session::new(PATIENCE).unwrap();
             let refusal = Response {
                 message: message.map(Into::into),
                 errno,
@@ -248,9 +259,16 @@ mod tests {
             assert!(error.to_string().contains(words), "{error}");
             criu.join().unwrap();
         }
-        let (session, theirs) = Session::new().unwrap();
+        let (session, theirs) = Session::new(PATIENCE).unwrap();
         drop(theirs);
         assert!(session.ask(&dump(), |_| Ok(())).is_err());
+    }
+
+    #[test]
+    fn no_answer_is_waited_for_for_ever() {
+        let (session, _theirs) = Session::new(Duration::from_millis(50)).unwrap();
+        let error = session.ask(&dump(), |_| Ok(())).unwrap_err();
+        assert!(error.to_string().contains("too long"), "{error}");
     }
 
     #[test]

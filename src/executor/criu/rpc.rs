@@ -83,6 +83,9 @@ pub struct Options {
     /// Do not take TCP connections along.
     #[prost(bool, optional, tag = "52")]
     pub tcp_close: Option<bool>,
+    /// The security module's label instead of that in the images: `apparmor:<profile>` or `selinux:<label>`.
+    #[prost(string, optional, tag = "53")]
+    pub lsm_profile: Option<String>,
 }
 
 /// A descriptor in place of what is not in the images.

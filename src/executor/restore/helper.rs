@@ -4,11 +4,12 @@ use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_open, pidfd_send_signal,
     set_child_subreaper, set_parent_process_death_signal, setsid, umask, waitid,
 };
 
@@ -32,6 +33,8 @@ use super::super::{mask, namespaces, rootfs};
 
 /// criu's log in the work directory.
 const LOG: &str = "restore.log";
+/// How long criu may take from one stage to the next: it reads as much as the container had memory.
+const ANSWER: Duration = Duration::from_secs(600);
 /// Number of criu's end of the socket; the container's streams and the namespaces follow.
 const SOCKET: i32 = 3;
 /// Above all numbers that criu is given.
@@ -143,7 +146,7 @@ fn run_criu(plan: &LaunchPlan, restore: &RestorePlan, root: &Path, external: Vec
     let images = directory(&restore.images)?;
     let work = directory(&restore.work)?;
     let given = Given::open(plan)?;
-    let (session, theirs) = Session::new()?;
+    let (session, theirs) = Session::new(ANSWER)?;
     let criu = spawn(&restore.program, theirs, &given, plan.process.no_new_privileges)?;
     let own = getpid().as_raw_pid();
     let request = Request {
@@ -167,6 +170,7 @@ fn run_criu(plan: &LaunchPlan, restore: &RestorePlan, root: &Path, external: Vec
                 })
                 .collect(),
             tcp_close: Some(true),
+            lsm_profile: label(plan),
             ext_unix_sk: Some(true),
             file_locks: Some(true),
             ..Options::default()
@@ -201,6 +205,21 @@ fn run_criu(plan: &LaunchPlan, restore: &RestorePlan, root: &Path, external: Vec
                 .advise(format!("criu's log is {}", log.display())))
         }
     }
+}
+
+/// The label of the new container in criu's words; the images have that of the old one.
+fn label(plan: &LaunchPlan) -> Option<String> {
+    let apparmor = plan
+        .process
+        .apparmor
+        .as_ref()
+        .map(|name| format!("apparmor:{name}"));
+    apparmor.or_else(|| {
+        plan.process
+            .selinux
+            .as_ref()
+            .map(|label| format!("selinux:{label}"))
+    })
 }
 
 fn directory(path: &Path) -> Step<OwnedFd> {
@@ -268,8 +287,13 @@ fn spawn(program: &Path, socket: OwnedFd, given: &Given, no_new_privileges: bool
     let env = [c_string(
         b"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
     )?];
+    let parent = getpid();
     let child = clone_process(0, None, || {
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        // The helper may have died before it could be told to send the signal.
+        let tied = set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(parent);
+        if !tied {
+            return super::super::error::NOT_STARTED;
+        }
         // criu before 3.19 does not take it along; what it makes inherits it, and nobody can lose it again.
         let kept = !no_new_privileges || set_no_new_privileges().is_ok();
         if !kept || arrange(socket.as_fd(), given).is_err() {

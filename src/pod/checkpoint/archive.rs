@@ -9,10 +9,12 @@
 //! dump.log, stats-dump
 //! ```
 
-use std::io::{BufWriter, Write};
+use std::fs::File;
+use std::io::{BufWriter, Read as _, Write};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use rustix::fs::OFlags;
 use serde::{Deserialize, Serialize};
 
 use crate::executor::criu;
@@ -165,17 +167,60 @@ pub(super) fn streams(dir: &Path) -> Result<Vec<String>> {
         .map_err(|e| Error::invalid(format!("{} of the checkpoint: {e}", criu::STREAMS)))
 }
 
-/// A plain file of bounded length: it may come from anybody.
-fn read(path: &Path) -> Result<Vec<u8>> {
-    let what = || format!("read {}", path.display());
-    let metadata = std::fs::symlink_metadata(path).with_context(what)?;
-    if !metadata.is_file() || metadata.len() > MAX_TEXT {
-        return Err(Error::invalid(format!(
-            "{}: not a plain file of at most {MAX_TEXT} bytes",
-            path.display()
-        )));
+/// Refuses criu's images if they are anything but plain files: criu would follow a link, and wait for a pipe.
+///
+/// # Errors
+/// `InvalidArgument` with the name of the first that is not.
+pub(super) fn check_images(dir: &Path) -> Result<()> {
+    let images = dir.join(IMAGES);
+    let what = || format!("list {}", images.display());
+    for entry in std::fs::read_dir(&images).with_context(what)? {
+        let entry = entry.with_context(what)?;
+        if !entry.file_type().with_context(what)?.is_file() {
+            return Err(Error::invalid(format!(
+                "{IMAGES}/{} of the checkpoint is not a plain file",
+                entry.file_name().display()
+            )));
+        }
     }
-    std::fs::read(path).with_context(what)
+    Ok(())
+}
+
+/// Opens a plain file that may come from anybody: no link is followed, no pipe waited for.
+///
+/// # Errors
+/// `NotFound`; `InvalidArgument` for anything else than a plain file.
+pub(super) fn open(path: &Path) -> Result<File> {
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let what = || format!("open {}", path.display());
+    let file = File::options()
+        .read(true)
+        .custom_flags(flags.bits().cast_signed())
+        .open(path)
+        .map_err(|e| match e.kind() {
+            std::io::ErrorKind::NotFound => Error::not_found(format!("{}: {e}", what())),
+            _ => Error::invalid(format!("{}: {e}", what())),
+        })?;
+    match file.metadata().with_context(what)?.is_file() {
+        true => Ok(file),
+        false => Err(Error::invalid(format!("{} is not a plain file", path.display()))),
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    open(path)?
+        .take(MAX_TEXT + 1)
+        .read_to_end(&mut text)
+        .with_context(|| format!("read {}", path.display()))?;
+    match text.len() as u64 > MAX_TEXT {
+        true => Err(Error::invalid(format!(
+            "{}: longer than {MAX_TEXT} bytes",
+            path.display()
+        ))),
+        false => Ok(text),
+    }
 }
 
 #[cfg(test)]
@@ -223,6 +268,31 @@ mod tests {
         std::fs::remove_file(dir.path().join(CONFIG)).unwrap();
         std::os::unix::fs::symlink("/etc/passwd", dir.path().join(CONFIG)).unwrap();
         assert_eq!(description(dir.path()).unwrap_err().kind(), Kind::InvalidArgument);
+    }
+
+    #[test]
+    fn only_plain_files_are_read() {
+        let dir = checkpoint();
+        let images = dir.path().join(IMAGES);
+        std::fs::write(images.join("pages-1.img"), "x").unwrap();
+        check_images(dir.path()).unwrap();
+        let pipe = images.join("core-1.img");
+        nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRUSR).unwrap();
+        let error = check_images(dir.path()).unwrap_err();
+        assert!(
+            error.kind() == Kind::InvalidArgument && error.message().contains("core-1.img"),
+            "{error}"
+        );
+        assert_eq!(open(&pipe).unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(open(&images).unwrap_err().kind(), Kind::InvalidArgument);
+        std::fs::remove_file(&pipe).unwrap();
+        std::os::unix::fs::symlink("/etc/passwd", &pipe).unwrap();
+        assert!(check_images(dir.path()).is_err());
+        assert_eq!(open(&pipe).unwrap_err().kind(), Kind::InvalidArgument);
+        assert_eq!(open(&images.join("missing")).unwrap_err().kind(), Kind::NotFound);
+        let long = images.join("long");
+        File::create(&long).unwrap().set_len(MAX_TEXT + 1).unwrap();
+        assert_eq!(read(&long).unwrap_err().kind(), Kind::InvalidArgument);
     }
 
     #[test]

@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
-use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::executor::LaunchError;
 use crate::executor::criu::rpc::{CGROUPS_IGNORED, Options, Request, Type};
@@ -21,7 +20,9 @@ use super::archive;
 
 /// What is needed to know of a running container.
 pub(super) struct Subject {
-    /// Its first process.
+    /// Its first process, for good.
+    pub process: OwnedFd,
+    /// By number.
     pub pid: i32,
     pub spec: Spec,
     /// Where its changes are.
@@ -29,17 +30,13 @@ pub(super) struct Subject {
 }
 
 /// Writes the container down in `dir`, a new directory. Its processes stand still while criu copies them and while the
-/// changes in its root file system are packed, and then go on.
+/// changes in its root file system are packed, and then go on. Execs are no part of it, and do not stand still.
 ///
 /// # Errors
 /// What criu said; the disk is full; the container ended meanwhile.
 pub(super) fn dump(criu: &Criu, subject: &Subject, dir: &Path) -> Result<()> {
     let images_path = dir.join(archive::IMAGES);
     std::fs::create_dir(&images_path).with_context(|| format!("create {}", images_path.display()))?;
-    let process = Pid::from_raw(subject.pid)
-        .ok_or(rustix::io::Errno::SRCH)
-        .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
-        .with_context(|| format!("open process {}", subject.pid))?;
     archive::write_json(&images_path, criu::STREAMS, &streams(subject.pid)?)?;
     let open = |path: &Path| File::open(path).with_context(|| format!("open {}", path.display()));
     let (images, work) = (open(&images_path)?, open(dir)?);
@@ -64,8 +61,8 @@ pub(super) fn dump(criu: &Criu, subject: &Subject, dir: &Path) -> Result<()> {
         notify_success: None,
     };
     let changes = dir.join(archive::CHANGES);
-    let outcome = criu.serve(&process, &request, |stage| match stage {
-        // The processes stand still: the files fit the memory.
+    let outcome = criu.serve(&subject.process, &request, |stage| match stage {
+        // The container's own processes stand still: the files fit the memory.
         "post-dump" => pack_changes(&subject.upper, &changes),
         _ => Ok(()),
     });

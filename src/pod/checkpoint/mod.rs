@@ -6,11 +6,14 @@ mod restore;
 
 pub(super) use restore::Checkpoint;
 
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::{Mutex, Semaphore};
 use tracing::{info, warn};
 
@@ -18,7 +21,7 @@ use crate::config::CheckpointLevel as Level;
 use crate::image::layer::remove_tree;
 use crate::types::error::{Context, Error, Kind, Result};
 use crate::types::time::now_nanos;
-use crate::types::{ContainerState, Digest};
+use crate::types::{CgroupJoin, ContainerState, Digest};
 
 use super::container::Container;
 use super::criu::Criu;
@@ -130,7 +133,7 @@ impl Runtime {
                 parent.display()
             )));
         }
-        let dir = self.paths.container(container.id()).join("dump");
+        let dir = self.dump_dir(container);
         remove_tree(&dir).with_context(|| format!("delete {}", dir.display()))?;
         std::fs::DirBuilder::new()
             .mode(0o700)
@@ -139,12 +142,21 @@ impl Runtime {
         let outcome = self
             .fill(criu, container, &dir)
             .and_then(|()| archive::pack(&dir, location));
-        if let Err(error) = remove_tree(&dir) {
-            warn!(container = ?container.id(), %error, "what a checkpoint left cannot be deleted");
-        }
+        self.drop_dump(container);
         outcome?;
         info!(container = ?container.id(), location = %location.display(), criu = criu.version, "container checkpointed");
         Ok(())
+    }
+
+    fn dump_dir(&self, container: &Container) -> PathBuf {
+        self.paths.container(container.id()).join("dump")
+    }
+
+    /// Deletes what a checkpoint wrote on the way: it holds the container's memory. Blocks shortly.
+    pub(super) fn drop_dump(&self, container: &Container) {
+        if let Err(error) = remove_tree(&self.dump_dir(container)) {
+            warn!(container = ?container.id(), %error, "what a checkpoint left cannot be deleted");
+        }
     }
 
     fn fill(&self, criu: &Criu, container: &Container, dir: &Path) -> Result<()> {
@@ -153,6 +165,7 @@ impl Runtime {
         let spec_path = self.paths.spec(&facts.pod, &facts.id);
         let spec = std::fs::read(&spec_path).with_context(|| format!("read {}", spec_path.display()))?;
         let subject = Subject {
+            process: self.running_process(container)?,
             pid: status.pid,
             spec: serde_json::from_slice(&spec).context("read the container's spec")?,
             upper: self.paths.container(&facts.id).join("upper"),
@@ -189,6 +202,27 @@ impl Runtime {
                 message: status.message,
             },
         )
+    }
+
+    /// The first process of a container, which must be running: while it waited its turn it may have ended, and its id
+    /// be another's.
+    fn running_process(&self, container: &Container) -> Result<OwnedFd> {
+        let status = container.status();
+        let process = Pid::from_raw(status.pid)
+            .ok_or(Errno::SRCH)
+            .and_then(|pid| pidfd_open(pid, PidfdFlags::empty()))
+            .with_context(|| format!("open process {}", status.pid))?;
+        let own = std::fs::read_to_string(format!("/proc/{}/cgroup", status.pid)).unwrap_or_default();
+        let name = match self.parts.cgroups.open(&container.facts.cgroup_path).join() {
+            CgroupJoin::V1(dirs) => dirs.into_iter().next(),
+            CgroupJoin::V2(dir) => Some(dir),
+        };
+        let name = name.as_deref().and_then(Path::file_name).and_then(|n| n.to_str());
+        let in_cgroup = name.is_some_and(|name| own.contains(name));
+        match in_cgroup && container.state() == ContainerState::Running {
+            true => Ok(process),
+            false => Err(Error::precondition("it is not running any more")),
+        }
     }
 
     /// A name by which another node can pull the image.

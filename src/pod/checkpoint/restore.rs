@@ -3,9 +3,9 @@
 //! CRI has no call for it: a client names a checkpoint where a container's image is asked for. That is either the path
 //! of an archive on this node, or an image whose files are those of an archive.
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use oci_spec::runtime::Spec;
 use tracing::{info, warn};
@@ -13,7 +13,7 @@ use tracing::{info, warn};
 use crate::config::CheckpointLevel as Level;
 use crate::image::Image;
 use crate::image::layer::{Limits, remove_tree, unpack_unverified};
-use crate::spec::plan::RestorePlan;
+use crate::spec::plan::{LaunchPlan, RestorePlan};
 use crate::supervisor::protocol::RESTORES;
 use crate::types::error::{Context, Error, Kind, Result};
 use crate::types::{ContainerConfig, ContainerId};
@@ -36,6 +36,8 @@ pub(in super::super) struct Checkpoint {
     criu: Criu,
 }
 
+/// How long the image under a container may take: a client waits for it.
+const PULL: Duration = Duration::from_secs(600);
 /// Most mounts that a refusal names.
 const MAX_NAMED: usize = 8;
 /// Where a container's checkpoint is unpacked, in the container's directory.
@@ -61,22 +63,24 @@ impl Runtime {
                 Some(files) => (files, Some(image)),
                 None => return Ok(None),
             },
-            None if is_archive(name) => (self.paths.container(id).join(UNPACKED), None),
+            None if name.starts_with('/') => (self.paths.container(id).join(UNPACKED), None),
             None => return Ok(None),
         };
         self.check_allowed(name)?;
-        if image.is_none() {
-            let (archive, dir) = (PathBuf::from(name), files.clone());
-            blocking(move || unpack(&archive, &dir)).await?;
-        }
         let what = |e: Error| e.context(format!("restore the checkpoint {name:?}"));
         let handler = self.parts.handlers.find(&supervisor.facts.handler)?;
         refuse_what_cannot_be(config, pod, supervisor, handler.options.is_builtin()).map_err(what)?;
         let criu = Criu::find(&self.parts.config.checkpoint).await.map_err(what)?;
-        let from = files.clone();
-        let description = blocking(move || archive::description(&from))
-            .await
-            .map_err(what)?;
+        let archive = image.is_none().then(|| PathBuf::from(name));
+        let dir = files.clone();
+        let description = blocking(move || {
+            if let Some(archive) = archive {
+                unpack(&archive, &dir)?;
+            }
+            archive::check_images(&dir)?;
+            archive::description(&dir)
+        });
+        let description = description.await.map_err(what)?;
         let base = self.image_under(&description).await.map_err(what)?;
         info!(container = ?id, checkpoint = %name, of = %description.id, image = %base.id, "restoring a container");
         Ok(Some(Checkpoint {
@@ -122,11 +126,14 @@ impl Runtime {
             .rev()
             .find(|name| !name.starts_with("sha256:"))
             .ok_or_else(|| Error::invalid("it does not say of which image its container was"))?;
-        self.parts
-            .images
-            .pull(name, None, None)
-            .await
-            .with_context(|| format!("pull the image of the container, {name}"))
+        let pull = self.parts.images.pull(name, None, None);
+        let pulled = tokio::time::timeout(PULL, pull).await.unwrap_or_else(|_| {
+            Err(Error::new(
+                Kind::DeadlineExceeded,
+                format!("it takes longer than {} s: pull it before", PULL.as_secs()),
+            ))
+        });
+        pulled.with_context(|| format!("pull the image of the container, {name}"))
     }
 
     /// Deletes a checkpoint that was unpacked for a container which runs by now.
@@ -173,12 +180,30 @@ impl Checkpoint {
                 "files that the container had deleted are back: its checkpoint names them in a way that husk does not know"
             );
         }
-        match File::open(&changes) {
-            Ok(file) => unpack_unverified(file, upper, lowers, &Limits::default())
-                .with_context(|| format!("unpack {}", changes.display())),
-            // A container that changed nothing, written down by somebody else.
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-            Err(e) => Err(e).with_context(|| format!("open {}", changes.display())),
+        // A container that changed nothing may have none, if it was written down by somebody else.
+        if !changes.exists() {
+            return Ok(());
+        }
+        unpack_unverified(archive::open(&changes)?, upper, lowers, &Limits::default())
+            .with_context(|| format!("unpack {}", changes.display()))
+    }
+
+    /// Refuses a plan that asks for what restoring leaves out.
+    ///
+    /// # Errors
+    /// `Unimplemented`.
+    pub(in super::super) fn check_plan(plan: &LaunchPlan) -> Result<()> {
+        let hooks = &plan.hooks;
+        match hooks.runtime.is_empty()
+            && hooks.create_container.is_empty()
+            && hooks.start_container.is_empty()
+        {
+            true => Ok(()),
+            false => Err(Error::new(
+                Kind::Unimplemented,
+                "a device or a plugin wants hooks run before the container starts, and a container that is restored \
+                 does not start",
+            )),
         }
     }
 
@@ -198,11 +223,6 @@ impl Checkpoint {
     }
 }
 
-/// Whether a name that is no image's is that of a file.
-fn is_archive(name: &str) -> bool {
-    Path::new(name).is_absolute() && Path::new(name).is_file()
-}
-
 /// The places in which `had` has a mount and `has` does not.
 fn missing(had: &Spec, has: &Spec) -> Vec<String> {
     let places = |spec: &Spec| -> Vec<PathBuf> {
@@ -219,8 +239,8 @@ fn missing(had: &Spec, has: &Spec) -> Vec<String> {
 fn unpack(path: &Path, dir: &Path) -> Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
     let what = || format!("unpack {}", path.display());
+    let file = archive::open(path)?;
     std::fs::create_dir_all(dir).with_context(|| format!("create {}", dir.display()))?;
-    let file = File::open(path).with_context(what)?;
     unpack_unverified(file, dir, &[], &Limits::default()).with_context(what)?;
     if !archive::is_checkpoint(dir) {
         return Err(Error::invalid(format!(

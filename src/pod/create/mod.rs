@@ -101,16 +101,26 @@ impl Runtime {
     async fn make_container(self: Arc<Self>, pod: Arc<Pod>, config: ContainerConfig) -> Result<ContainerId> {
         let name = config.metadata.name.clone();
         let what = move |e: Error| e.context(format!("create container {name:?}"));
+        let id = ContainerId::random();
+        // Unpacks an archive, perhaps pulls an image: that must not keep the pod from being stopped.
+        let checkpoint = match ready_supervisor(&pod) {
+            Ok(supervisor) => self.checkpoint_named(&config, &pod, &supervisor, &id).await,
+            Err(e) => Err(e),
+        };
         // The pod must stay as it is until the container is known to belong to it.
         let _stays = pod.lifecycle.read().await;
-        let supervisor = ready_supervisor(&pod).map_err(&what)?;
-
-        let id = ContainerId::random();
         // Clients see nothing of it yet.
-        let prepared = match self.prepared(&pod, &supervisor, &id, config).await {
-            Ok(prepared) => Arc::new(prepared),
+        let prepared = match (checkpoint, ready_supervisor(&pod)) {
+            (Ok(checkpoint), Ok(supervisor)) => {
+                let prepared = self.prepared(&pod, &supervisor, &id, config, checkpoint).await;
+                prepared.map(|prepared| (Arc::new(prepared), supervisor))
+            }
+            (Err(e), _) | (_, Err(e)) => Err(e),
+        };
+        let (prepared, supervisor) = match prepared {
+            Ok(prepared) => prepared,
             Err(e) => {
-                self.abandon(&id);
+                self.abandon(&id).await;
                 return Err(what(e));
             }
         };
@@ -123,7 +133,7 @@ impl Runtime {
         );
         if let Err(e) = self.save_container(&container) {
             self.note_container(ContainerEvent::Remove, &container).await;
-            self.abandon(&id);
+            self.abandon(&id).await;
             return Err(what(e));
         }
         self.index.add_container(&container);
@@ -136,7 +146,10 @@ impl Runtime {
                         s.state = ContainerState::Created;
                     }
                 });
-                self.save_container(&container)?;
+                if let Err(error) = self.save_container(&container) {
+                    // It is there all the same. A daemon that starts anew would take it for unfinished and remove it.
+                    warn!(container = ?id, %error, "container record could not be written");
+                }
                 self.note_container(ContainerEvent::PostCreate, &container).await;
                 info!(container = ?id, pod = ?pod.id, name = %container.facts.config.metadata.name, "container created");
                 Ok(id)
@@ -156,8 +169,8 @@ impl Runtime {
         supervisor: &Supervisor,
         id: &ContainerId,
         config: ContainerConfig,
+        checkpoint: Option<Checkpoint>,
     ) -> Result<Prepared> {
-        let checkpoint = self.checkpoint_named(&config, pod, supervisor, id).await?;
         let (this, of, id, facts) = (Arc::clone(self), Arc::clone(pod), id.clone(), supervisor.clone());
         let mut prepared = blocking(move || this.prepare(&of, &facts, id, config, checkpoint)).await?;
         self.adjust(pod, &mut prepared).await?;
@@ -166,10 +179,11 @@ impl Runtime {
 
     /// Gives back what a container had that did not come to be before it was known to anybody: the leases of images, and
     /// an unpacked checkpoint.
-    fn abandon(&self, id: &ContainerId) {
+    async fn abandon(&self, id: &ContainerId) {
         self.parts.images.release(id.as_str());
         let dir = self.paths.container(id);
-        if let Err(error) = remove_tree(&dir) {
+        let removed = blocking(move || remove_tree(&dir).map(drop).context("delete what was unpacked"));
+        if let Err(error) = removed.await {
             warn!(container = ?id, %error, "remains of a container that failed could not be removed");
         }
     }
@@ -213,7 +227,7 @@ impl Runtime {
                 .first()
                 .cloned()
                 .unwrap_or_else(|| shown.id.to_string()),
-            restored: checkpoint.is_some(),
+            restored_on: checkpoint.as_ref().map(|c| c.base.id.clone()),
             log_path: log
                 .clone()
                 .unwrap_or_else(|| self.paths.default_log(&pod.id, &id)),
@@ -276,8 +290,10 @@ impl Runtime {
                     oom_counter_path: cgroup.oom_counter(),
                     cgroup: Some(cgroup.join()),
                     exit_record_path: Some(self.paths.exit_record(&pod.id, &facts.id)),
-                    // Without a pid namespace of its own, what it started would outlive it.
-                    kill_cgroup_on_exit: facts.config.security.namespaces.pid != NamespaceMode::Container,
+                    // Without a pid namespace of its own, what it started would outlive it; and criu's half-made
+                    // processes would outlive the helper.
+                    kill_cgroup_on_exit: facts.config.security.namespaces.pid != NamespaceMode::Container
+                        || prepared.checkpoint.is_some(),
                 },
             )
             .await?;
@@ -314,6 +330,9 @@ impl Runtime {
                 ..Default::default()
             },
         )?;
+        if prepared.checkpoint.is_some() {
+            Checkpoint::check_plan(&plan)?;
+        }
         let bundle = self.paths.container_run(&pod.id, &facts.id);
         plan.hooks.state = Some(hook_state(&prepared.spec, &facts.id, &bundle));
         let json = serde_json::to_vec(&plan).context("encode launch plan")?;

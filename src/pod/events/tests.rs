@@ -37,7 +37,7 @@ impl World {
             uid: 0,
             gid: 0,
             groups: Vec::new(),
-            restored: false,
+            restored_on: None,
             late_hooks: false,
             runtime: None,
         };

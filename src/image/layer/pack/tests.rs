@@ -65,3 +65,38 @@ fn order_on_disk_does_not_matter() {
     };
     assert_eq!(pack(&["a", "b", "a.b", "A"]), pack(&["A", "a.b", "b", "a"]));
 }
+
+#[test]
+fn nothing_that_is_in_the_way_holds_packing_up() {
+    let dir = tempfile::tempdir().unwrap();
+    nix::unistd::mkfifo(&dir.path().join("pipe"), nix::sys::stat::Mode::S_IRUSR).unwrap();
+    std::os::unix::fs::symlink("/etc", dir.path().join("link")).unwrap();
+    let bytes = pack_tree(dir.path(), Vec::new()).unwrap();
+    // The directory itself, a pipe and a link, none of which has data, and the end.
+    assert_eq!(bytes.len(), 3 * 512 + 1024 + mtime_records(&bytes));
+    // What was a directory when it was listed may be a link when it is opened.
+    assert!(pack_tree(&dir.path().join("link"), Vec::new()).is_err());
+}
+
+/// Bytes of the records that say when each entry was changed.
+fn mtime_records(archive: &[u8]) -> usize {
+    archive
+        .chunks(512)
+        .filter(|block| block.starts_with(b"PaxHeader"))
+        .count()
+        * 1024
+}
+
+#[test]
+fn a_tree_without_end_is_an_error() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut deep = dir.path().to_owned();
+    for _ in 0..513 {
+        deep.push("d");
+        std::fs::create_dir(&deep).unwrap();
+    }
+    let error = pack_tree(dir.path(), Vec::new()).unwrap_err();
+    assert!(error.to_string().contains("deeper than 512"), "{error}");
+    std::fs::remove_dir(&deep).unwrap();
+    pack_tree(dir.path(), Vec::new()).unwrap();
+}
