@@ -10,7 +10,7 @@ use tracing::{info, warn};
 
 use crate::state::Table;
 use crate::supervisor::protocol::{ContainerStatus, Phase};
-use crate::types::error::{Context, Error, Result};
+use crate::types::error::{Error, Result};
 use crate::types::{ContainerId, ContainerState, PodId, PodState};
 
 use super::client::Client;
@@ -242,17 +242,28 @@ fn names(dir: &std::path::Path) -> Vec<String> {
 fn remove_unknown(dir: &std::path::Path, known: impl Fn(&str) -> bool) -> Result<()> {
     let mut errors = Vec::new();
     for name in names(dir).into_iter().filter(|n| !known(n)) {
-        let place = dir.join(&name);
-        errors.extend(
-            std::fs::remove_dir_all(&place)
-                .context(place.display())
-                .err()
-                .map(|e| e.to_string()),
-        );
+        errors.extend(remove_if_there(&dir.join(&name)).err().map(|e| e.to_string()));
     }
     if errors.is_empty() {
         Ok(())
     } else {
         Err(Error::internal(errors.join("; ")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::remove::tests::make_deep_tree;
+    use super::*;
+
+    #[test]
+    fn the_trash_is_emptied_whatever_containers_wrote() {
+        let dir = tempfile::tempdir().unwrap();
+        make_deep_tree(&dir.path().join("deep"));
+        std::fs::create_dir(dir.path().join("known")).unwrap();
+        remove_unknown(dir.path(), |name| name == "known").unwrap();
+        assert_eq!(names(dir.path()), ["known"]);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tracing::{info, warn};
 
+use crate::image::layer::remove_tree;
 use crate::state::Table;
 use crate::types::error::{Context, Result};
 
@@ -130,9 +131,41 @@ impl Runtime {
     }
 }
 
+/// Deletes a directory with all in it, if it is there. A container may have filled it: the depth of the tree is its choice.
 pub(super) fn remove_if_there(dir: &std::path::Path) -> Result<()> {
-    match std::fs::remove_dir_all(dir) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        other => other.with_context(|| format!("delete directory {}", dir.display())),
+    remove_tree(dir)
+        .map(drop)
+        .with_context(|| format!("delete directory {}", dir.display()))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::path::Path;
+
+    use rustix::fs::{Mode, OFlags};
+
+    use super::*;
+
+    /// Makes a tree that is deeper than a thread's stack, a table of descriptors and a path may be.
+    pub fn make_deep_tree(dir: &Path) {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        std::fs::create_dir(dir).unwrap();
+        let mut at = rustix::fs::open(dir, flags, Mode::empty()).unwrap();
+        for _ in 0..20_000 {
+            rustix::fs::mkdirat(&at, "a", Mode::RWXU).unwrap();
+            at = rustix::fs::openat(&at, "a", flags, Mode::empty()).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_container_wrote_may_be_of_any_depth() {
+        let dir = tempfile::tempdir().unwrap();
+        let layer = dir.path().join("layer");
+        make_deep_tree(&layer);
+        remove_if_there(&layer).unwrap();
+        assert!(!layer.exists());
+        remove_if_there(&layer).unwrap();
     }
 }
