@@ -2,6 +2,7 @@
 //! first and are seen afterwards.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
@@ -76,6 +77,8 @@ pub struct ImageStore {
     db: Db,
     pins: Pins,
     catalog: RwLock<Catalog>,
+    /// Removed images stay, even if nobody is known to lease them.
+    keeps_removed: AtomicBool,
     /// Orders changes, so that database and memory see them in the same order. Never held while waiting for the disk.
     changes: Mutex<()>,
 }
@@ -117,6 +120,7 @@ impl ImageStore {
             db,
             pins: Pins::new(config.pinned.clone()),
             catalog: RwLock::default(),
+            keeps_removed: AtomicBool::new(false),
             changes: Mutex::default(),
             config,
         });
@@ -288,6 +292,12 @@ impl ImageStore {
         self.layers.collect(self.config.orphan_grace);
     }
 
+    /// Frees no removed image any more in the life of this store: somebody uses images, and it is not known which.
+    pub fn keep_removed(&self) {
+        let _order = self.order();
+        self.keeps_removed.store(true, Ordering::Relaxed);
+    }
+
     /// Returns when the files of everything removed so far are deleted. Blocks.
     pub fn settle(&self) {
         self.layers.settle();
@@ -379,7 +389,7 @@ impl ImageStore {
 
     fn drop_image(&self, stored: &Stored) -> Result<()> {
         let id = &stored.record.id;
-        let hide = self.read().is_leased(id);
+        let hide = self.read().is_leased(id) || self.keeps_removed.load(Ordering::Relaxed);
         if hide {
             let record = ImageRecord {
                 removed: true,
@@ -398,6 +408,9 @@ impl ImageStore {
     }
 
     fn purge(&self) {
+        if self.keeps_removed.load(Ordering::Relaxed) {
+            return;
+        }
         let unused = self.write().take_unused();
         for stored in unused {
             let id = stored.record.id.as_str();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::types::error::{Error, Kind, Result};
 use crate::types::{ContainerState, PodState};
@@ -46,19 +46,14 @@ impl Runtime {
         match container.state() {
             ContainerState::Exited => return Ok(()),
             ContainerState::Running if !grace.is_zero() => {
-                let signal = container.facts.stop_signal;
-                match self
-                    .client_of(container)?
-                    .signal(container.id(), signal, false)
-                    .await
-                {
-                    // It ended meanwhile, or its supervisor hangs: then it gets its grace, and the kill.
-                    Err(e)
-                        if matches!(
-                            e.kind(),
-                            Kind::NotFound | Kind::FailedPrecondition | Kind::Unavailable
-                        ) => {}
-                    other => other?,
+                // Whatever becomes of the signal, the container gets its grace, and the kill: it may have ended meanwhile,
+                // its supervisor may hang, or its runtime's `kill` fail.
+                match self.send_stop_signal(container).await {
+                    Err(e) if matches!(e.kind(), Kind::NotFound | Kind::FailedPrecondition) => {}
+                    Err(error) => {
+                        warn!(container = ?container.id(), %error, "stop signal could not be sent; after its grace period the container is killed");
+                    }
+                    Ok(()) => {}
                 }
                 if tokio::time::timeout(grace, container.wait()).await.is_ok() {
                     return Ok(());
@@ -68,6 +63,12 @@ impl Runtime {
             _ => {}
         }
         self.kill_process(container).await
+    }
+
+    async fn send_stop_signal(&self, container: &Container) -> Result<()> {
+        let client = self.client_of(container)?;
+        let signal = container.facts.stop_signal;
+        client.signal(container.id(), signal, false).await
     }
 
     async fn kill_process(&self, container: &Arc<Container>) -> Result<()> {

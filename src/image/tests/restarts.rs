@@ -145,6 +145,32 @@ async fn an_unleased_removed_image_goes_at_the_next_collection() {
 }
 
 #[tokio::test]
+async fn nothing_is_freed_while_it_is_not_known_who_uses_what() {
+    let (_registry, node, images) = pulled(&["a", "b"]).await;
+    let before = node.dirs("layers").len();
+    node.store.lease(&images[0].id, "c1").unwrap();
+    node.store.remove(images[0].id.as_str()).unwrap();
+    // The record of c1 cannot be read at this start, so that nobody takes its lease.
+    let node = node.reopen();
+    node.store.keep_removed();
+    node.store.collect();
+    node.store.release("another");
+    node.store.remove(images[1].id.as_str()).unwrap().unwrap();
+    node.store.settle();
+    assert_eq!(node.store.list(), []);
+    assert_eq!(node.dirs("layers").len(), before);
+    // At the next one it can.
+    let node = node.reopen();
+    node.store.lease(&images[0].id, "c1").unwrap();
+    node.store.collect();
+    node.store.settle();
+    assert!(node.dirs("layers").len() < before);
+    node.store.release("c1");
+    node.store.settle();
+    assert_eq!(node.dirs("layers").len(), 0);
+}
+
+#[tokio::test]
 async fn untagging_takes_one_name_and_the_last_takes_all() {
     let (registry, node, images) = pulled(&["a"]).await;
     let name = format!("{}/app", registry.address);
