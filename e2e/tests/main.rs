@@ -38,6 +38,7 @@ mod nri_changes;
 mod pods;
 mod port_forward;
 mod prometheus;
+mod recovery;
 mod registries;
 mod registry_errors;
 mod restart;

@@ -4,16 +4,13 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use crate::supervisor::protocol::Event;
 use crate::supervisor::record::ExitRecord;
 use crate::telemetry::operations;
 use crate::types::ContainerState;
 use crate::types::error::{Error, Result};
 use crate::types::time::now_nanos;
 
-use super::client::Client;
 use super::container::Container;
-use super::sandbox::Pod;
 use super::{Runtime, blocking};
 
 /// How a container ended.
@@ -89,76 +86,6 @@ impl Ending {
 }
 
 impl Runtime {
-    /// Follows the events of a pod's supervisor until it ends.
-    pub(super) fn watch_supervisor(self: &Arc<Self>, pod: &Arc<Pod>) {
-        let Some(supervisor) = pod.supervisor() else {
-            return;
-        };
-        let (this, pod) = (Arc::clone(self), Arc::clone(pod));
-        tokio::spawn(async move {
-            let mut client = supervisor.client;
-            loop {
-                // There is one receiver of events for each connection, and this is its only taker.
-                let Some(mut events) = client.events() else { return };
-                while let Some(event) = events.recv().await {
-                    this.on_event(event).await;
-                }
-                match this.reconnect(&pod, &client).await {
-                    Some(fresh) => client = fresh,
-                    None => break,
-                }
-            }
-            this.supervisor_ended(&pod).await;
-        });
-    }
-
-    /// After a connection was closed: another one, if the supervisor lives and nobody has stopped it.
-    async fn reconnect(self: &Arc<Self>, pod: &Arc<Pod>, old: &Client) -> Option<Client> {
-        if !old.is_alive() || pod.supervisor().is_none() {
-            return None;
-        }
-        let client = Client::connect(&self.paths.pod(&pod.id)).await.ok()?;
-        warn!(pod = ?pod.id, "connection to the supervisor was lost; connected again");
-        if let Some(supervisor) = pod.status_mut().supervisor.as_mut() {
-            supervisor.client = client.clone();
-        }
-        for container in self.index.containers_of(&pod.id) {
-            self.reconcile(&container).await;
-        }
-        Some(client)
-    }
-
-    async fn on_event(self: &Arc<Self>, event: Event) {
-        match event {
-            Event::ContainerExited(id, record) => {
-                if let Ok(container) = self.find_container(id.as_str()) {
-                    self.ended(&container, Ending::exited(&record)).await;
-                }
-            }
-            Event::ExecExited(exit) => self.execs.ended(&exit.exec_id, exit.exit_code),
-            Event::OomSeen { container, kills } => {
-                info!(
-                    ?container,
-                    kills, "a process of the container was killed for lack of memory"
-                );
-            }
-            Event::LogTrouble {
-                container,
-                dropped,
-                reason,
-            } if reason.is_empty() => {
-                info!(?container, dropped, "container output is logged again");
-            }
-            Event::LogTrouble {
-                container,
-                dropped,
-                reason,
-            } => {
-                warn!(?container, dropped, %reason, "container output could not be logged");
-            }
-        }
-    }
-
     /// Makes the end of a container known, the first time only, and frees what it held but its writable layer.
     pub(super) async fn ended(&self, container: &Arc<Container>, ending: Ending) {
         // The cgroup goes first: a process that outlives the container's own would escape its end.
@@ -215,26 +142,14 @@ impl Runtime {
         }
     }
 
-    /// A supervisor is gone. If nobody asked for that, its containers go too: never a silent orphan.
-    async fn supervisor_ended(self: &Arc<Self>, pod: &Arc<Pod>) {
-        if pod.status_mut().supervisor.take().is_none() {
-            return;
-        }
-        warn!(pod = ?pod.id, "supervisor ended unexpectedly; killing the pod's containers");
-        for container in self.index.containers_of(&pod.id) {
-            let ending = self.recorded_ending(&container).unwrap_or_else(|_| {
-                Ending::lost("the pod's supervisor was killed, and with it the container's process")
-            });
-            self.ended(&container, ending).await;
-        }
-        self.change_pod(pod, |s| s.state = crate::types::PodState::NotReady);
-        if let Err(error) = self.save_pod(pod) {
-            warn!(pod = ?pod.id, %error, "pod record could not be written");
-        }
+    /// How a container ended whose supervisor is not there to be asked: as it wrote down, or else `lost`.
+    pub(super) fn ending_without_supervisor(&self, container: &Container, lost: &str) -> Ending {
+        self.recorded_ending(container)
+            .unwrap_or_else(|_| Ending::lost(lost))
     }
 
     /// What the supervisor wrote down of a container's end.
-    pub(super) fn recorded_ending(&self, container: &Container) -> Result<Ending> {
+    fn recorded_ending(&self, container: &Container) -> Result<Ending> {
         let path = self.paths.exit_record(&container.facts.pod, container.id());
         let record = ExitRecord::read(&path)?
             .ok_or_else(|| Error::not_found(format!("there is no exit record {}", path.display())))?;

@@ -23,6 +23,7 @@ pub mod events;
 pub mod exec;
 pub mod exits;
 pub mod files;
+pub mod follow;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod handler;

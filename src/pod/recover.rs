@@ -5,17 +5,17 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::state::Table;
-use crate::supervisor::protocol::{ContainerStatus, Phase};
-use crate::types::error::{Error, Result};
+use crate::types::error::{Error, Kind, Result};
 use crate::types::{ContainerId, ContainerState, PodId, PodState};
 
 use super::client::Client;
 use super::container::{Container, ContainerRecord};
-use super::exits::Ending;
 use super::remove::remove_if_there;
 use super::sandbox::{Pod, PodRecord, PodStatus, Supervisor};
 use super::{Runtime, blocking};
@@ -23,40 +23,81 @@ use super::{Runtime, blocking};
 /// Key of the boot id in the database.
 const BOOT_ID: &str = "boot_id";
 
+/// Why a container is taken to have ended, if its supervisor is gone or does not know it.
+pub(super) const UNSEEN_END: &str =
+    "the container's process was gone when husk started, and nobody saw it end";
+
+/// How long serving may wait for what was found to be settled. What takes longer, such as a supervisor that a log on a
+/// hung file server holds up, is settled while the daemon serves.
+const SETTLE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The rows of a table.
+struct Rows<T> {
+    records: Vec<T>,
+    /// Keys of rows that say nothing to this version of husk, as after a downgrade. What they are of is left alone.
+    unreadable: HashSet<String>,
+}
+
+impl<T: serde::de::DeserializeOwned> Rows<T> {
+    fn parse(rows: Vec<(String, Vec<u8>)>) -> Self {
+        let mut parsed = Self {
+            records: Vec::new(),
+            unreadable: HashSet::new(),
+        };
+        for (key, value) in rows {
+            match serde_json::from_slice(&value) {
+                Ok(record) => parsed.records.push(record),
+                Err(error) => {
+                    warn!(record = key, %error, "record cannot be read; leaving it alone, and what it is of");
+                    parsed.unreadable.insert(key);
+                }
+            }
+        }
+        parsed
+    }
+}
+
+/// What must not be touched because nothing else is known of it.
+struct LeftAlone {
+    pods: HashSet<PodId>,
+    containers: HashSet<ContainerId>,
+}
+
 impl Runtime {
     /// Takes over what an earlier daemon left.
     ///
     /// # Errors
-    /// The database cannot be read. What is wrong with a single pod is logged and does not keep the others.
+    /// The database cannot be read, or the node is out of what it takes to connect to a supervisor. What is wrong with a
+    /// single pod is logged and does not keep the others.
     pub async fn recover(self: &Arc<Self>) -> Result<()> {
         let rebooted = self.note_boot()?;
         self.load_pod_cidr()?;
         let pods = self.load_pods()?;
         let containers = self.load_containers()?;
-        for record in pods {
-            self.recover_pod(record, rebooted).await;
+        let left_alone = LeftAlone {
+            pods: pods.unreadable.iter().filter_map(|id| PodId::parse(id)).collect(),
+            containers: containers
+                .unreadable
+                .iter()
+                .filter_map(|id| ContainerId::parse(id))
+                .collect(),
+        };
+        if !containers.unreadable.is_empty() {
+            self.parts.images.keep_removed();
         }
-        // Before the containers: what is killed below ends by an event. One that came earlier is in the state that
-        // each container is compared with.
+        for record in pods.records {
+            self.recover_pod(record, rebooted).await?;
+        }
+        // All of them, with their leases, before anything is done about one: a removal frees the images that nobody leases.
+        for record in containers.records {
+            self.recover_container(record);
+        }
+        // An event that came earlier is in the state that each container is compared with.
         for pod in self.index.all_pods() {
             self.watch_supervisor(&pod);
         }
-        for record in containers {
-            self.recover_container(record).await;
-        }
-        let unfinished: Vec<_> = self
-            .index
-            .all_pods()
-            .into_iter()
-            .filter(|p| p.state() == PodState::Creating)
-            .collect();
-        for pod in unfinished {
-            warn!(pod = ?pod.id, "the making of this pod was cut short; removing it");
-            if let Err(error) = self.remove_pod(pod.id.as_str()).await {
-                warn!(pod = ?pod.id, %error, "pod could not be removed");
-            }
-        }
-        self.collect_garbage().await;
+        self.settle(&left_alone).await;
+        self.collect_garbage(left_alone).await;
         Ok(())
     }
 
@@ -68,29 +109,28 @@ impl Runtime {
         Ok(before.is_some_and(|b| b != now))
     }
 
-    fn load_pods(&self) -> Result<Vec<PodRecord>> {
-        let rows = self.parts.db.all(Table::Pods)?;
-        Ok(rows
-            .into_iter()
-            .filter_map(|(key, value)| parse(&key, &value))
-            .collect())
+    fn load_pods(&self) -> Result<Rows<PodRecord>> {
+        Ok(Rows::parse(self.parts.db.all(Table::Pods)?))
     }
 
-    fn load_containers(&self) -> Result<Vec<ContainerRecord>> {
-        let rows = self.parts.db.all(Table::Containers)?;
-        let mut list: Vec<ContainerRecord> = rows
-            .into_iter()
-            .filter_map(|(key, value)| parse(&key, &value))
-            .collect();
-        list.sort_by_key(|r| r.facts.created_at);
-        Ok(list)
+    fn load_containers(&self) -> Result<Rows<ContainerRecord>> {
+        let mut rows = Rows::<ContainerRecord>::parse(self.parts.db.all(Table::Containers)?);
+        rows.records.sort_by_key(|r| r.facts.created_at);
+        Ok(rows)
     }
 
-    async fn recover_pod(&self, record: PodRecord, rebooted: bool) {
+    async fn recover_pod(&self, record: PodRecord, rebooted: bool) -> Result<()> {
+        let dir = self.paths.pod(&record.id);
         let client = match record.state {
-            PodState::NotReady => None,
             _ if rebooted => None,
-            _ => Client::connect(&self.paths.pod(&record.id)).await.ok(),
+            PodState::Ready => match Client::take_over(&dir, &record.id, record.supervisor.pid) {
+                Ok(client) => Some(client),
+                Err(error) if error.kind() == Kind::NotFound => None,
+                Err(error) => return Err(error),
+            },
+            // Its number is not recorded yet, and it has no log that could hold it up.
+            PodState::Creating => Client::connect(&dir).await.ok(),
+            PodState::NotReady => None,
         };
         let state = match (record.state, &client) {
             (PodState::Ready, Some(_)) => PodState::Ready,
@@ -117,10 +157,10 @@ impl Runtime {
                 warn!(pod = ?pod.id, %error, "pod record could not be written");
             }
         }
+        Ok(())
     }
 
-    async fn recover_container(self: &Arc<Self>, record: ContainerRecord) {
-        let unfinished = record.status.state == ContainerState::Creating;
+    fn recover_container(&self, record: ContainerRecord) {
         let container = Container::new(record.facts, record.status);
         self.index.add_container(&container);
         let facts = &container.facts;
@@ -134,60 +174,79 @@ impl Runtime {
             }
         }
         self.drop_dump(&container);
-        if unfinished || container.status().removing {
+    }
+
+    /// Undoes what was cut short and finds out how everything else stands, each pod by itself.
+    async fn settle(self: &Arc<Self>, left_alone: &LeftAlone) {
+        let mut work = JoinSet::new();
+        for pod in self.index.all_pods() {
+            let this = Arc::clone(self);
+            work.spawn(async move { this.settle_pod(&pod).await });
+        }
+        for container in self.index.all_containers() {
+            let pod = &container.facts.pod;
+            if self.index.pod_of(&container).is_none() && !left_alone.pods.contains(pod) {
+                let this = Arc::clone(self);
+                work.spawn(async move { this.settle_without_supervisor(vec![container]).await });
+            }
+        }
+        let done = async { while work.join_next().await.is_some() {} };
+        if tokio::time::timeout(SETTLE_PATIENCE, done).await.is_err() {
+            warn!(
+                pods = work.len(),
+                "not everything that was found could be settled yet; that goes on while husk serves"
+            );
+        }
+        work.detach_all();
+    }
+
+    async fn settle_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
+        if pod.state() == PodState::Creating {
+            warn!(pod = ?pod.id, "the making of this pod was cut short; removing it");
+            if let Err(error) = self.remove_pod(pod.id.as_str()).await {
+                warn!(pod = ?pod.id, %error, "pod could not be removed");
+            }
+            return;
+        }
+        let containers = self.index.containers_of(&pod.id);
+        match pod.supervisor() {
+            Some(supervisor) => {
+                let unfinished = containers.into_iter().filter(is_unfinished).collect();
+                let catch_up = self.catch_up(pod, &supervisor.client);
+                tokio::join!(self.remove_unfinished(unfinished), catch_up);
+            }
+            None => self.settle_without_supervisor(containers).await,
+        }
+    }
+
+    async fn settle_without_supervisor(self: &Arc<Self>, containers: Vec<Arc<Container>>) {
+        let (unfinished, others): (Vec<_>, Vec<_>) = containers.into_iter().partition(is_unfinished);
+        self.remove_unfinished(unfinished).await;
+        for container in others {
+            if container.state() != ContainerState::Exited {
+                let ending = self.ending_without_supervisor(&container, UNSEEN_END);
+                self.ended(&container, ending).await;
+            }
+        }
+    }
+
+    async fn remove_unfinished(self: &Arc<Self>, containers: Vec<Arc<Container>>) {
+        for container in containers {
             warn!(container = ?container.id(), "a change of this container was cut short; removing it");
             if let Err(error) = self.remove_found(&container).await {
                 warn!(container = ?container.id(), %error, "container could not be removed");
             }
-            return;
         }
-        self.reconcile(&container).await;
-    }
-
-    /// Brings what is known of a container to agree with what its supervisor knows.
-    pub(super) async fn reconcile(&self, container: &Arc<Container>) {
-        if container.state() == ContainerState::Exited {
-            return;
-        }
-        match self.view_of(container).await {
-            Some(ContainerStatus { exit: Some(exit), .. }) => {
-                self.ended(container, Ending::exited(&exit)).await
-            }
-            Some(view) => self.change_container(container, |s| {
-                s.pid = view.pid;
-                s.state = if view.phase == Phase::Running {
-                    ContainerState::Running
-                } else {
-                    ContainerState::Created
-                };
-                if view.started_at != 0 {
-                    s.started_at = view.started_at;
-                }
-            }),
-            None => {
-                let ending = self.recorded_ending(container).unwrap_or_else(|_| {
-                    Ending::lost("the container's process was gone when husk started, and nobody saw it end")
-                });
-                self.ended(container, ending).await;
-            }
-        }
-    }
-
-    async fn view_of(&self, container: &Container) -> Option<ContainerStatus> {
-        let client = self.client_of(container).ok()?;
-        let state = client.state().await.ok()?;
-        state.containers.into_iter().find(|c| c.id == *container.id())
     }
 
     /// Removes what no record owns.
-    async fn collect_garbage(self: &Arc<Self>) {
-        let pods: HashSet<PodId> = self.index.all_pods().iter().map(|p| p.id.clone()).collect();
-        let containers: HashSet<ContainerId> = self
-            .index
-            .all_containers()
-            .iter()
-            .map(|c| c.id().clone())
-            .collect();
+    async fn collect_garbage(self: &Arc<Self>, left_alone: LeftAlone) {
+        let LeftAlone {
+            mut pods,
+            mut containers,
+        } = left_alone;
+        pods.extend(self.index.all_pods().iter().map(|p| p.id.clone()));
+        containers.extend(self.index.all_containers().iter().map(|c| c.id().clone()));
         for problem in self.parts.network.collect(&pods).await {
             warn!(%problem, "left-over of the network could not be removed");
         }
@@ -226,10 +285,10 @@ impl Runtime {
     }
 }
 
-fn parse<T: serde::de::DeserializeOwned>(key: &str, value: &[u8]) -> Option<T> {
-    serde_json::from_slice(value)
-        .inspect_err(|error| warn!(record = key, %error, "record cannot be read; leaving it alone"))
-        .ok()
+/// Being made or removed when the daemon died.
+fn is_unfinished(container: &Arc<Container>) -> bool {
+    let status = container.status();
+    status.state == ContainerState::Creating || status.removing
 }
 
 fn names(dir: &std::path::Path) -> Vec<String> {
@@ -265,5 +324,31 @@ mod tests {
         std::fs::create_dir(dir.path().join("known")).unwrap();
         remove_unknown(dir.path(), |name| name == "known").unwrap();
         assert_eq!(names(dir.path()), ["known"]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_still_known() {
+        let whole = PodRecord {
+            id: PodId::random(),
+            realm: Default::default(),
+            config: Default::default(),
+            created_at: 1,
+            state: PodState::Ready,
+            ips: Vec::new(),
+            supervisor: Default::default(),
+            failed: false,
+            overhead: None,
+            resources: None,
+        };
+        let strange = PodId::random();
+        let mut newer = serde_json::to_value(&whole).unwrap();
+        newer["state"] = "Hibernating".into();
+        let rows = vec![
+            (whole.id.to_string(), serde_json::to_vec(&whole).unwrap()),
+            (strange.to_string(), serde_json::to_vec(&newer).unwrap()),
+        ];
+        let rows = Rows::<PodRecord>::parse(rows);
+        assert_eq!(rows.records.len(), 1);
+        assert_eq!(rows.unreadable, HashSet::from([strange.to_string()]));
     }
 }

@@ -6,6 +6,7 @@
 
 mod operations;
 pub(super) mod packets;
+mod takeover;
 
 #[cfg(test)]
 pub(in crate::pod) mod tests;
@@ -43,7 +44,9 @@ pub(super) struct Call {
 type Answer = std::result::Result<(Reply, Descriptors), Failure>;
 
 struct Shared {
+    /// What it said of itself, or is taken to be until it says so.
     greeting: Greeting,
+    late: Arc<takeover::Late>,
     pidfd: OwnedFd,
     calls: mpsc::Sender<Box<Call>>,
     events: Mutex<Option<Events>>,
@@ -69,7 +72,7 @@ pub struct Client {
 impl std::fmt::Debug for Client {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Client")
-            .field("greeting", &self.shared.greeting)
+            .field("greeting", self.greeting())
             .finish_non_exhaustive()
     }
 }
@@ -114,20 +117,34 @@ impl Client {
         let (calls, waiting) = mpsc::channel(MAX_WAITING);
         let (teller, events) = mpsc::channel(MAX_EVENTS);
         tokio::spawn(packets::run(socket, waiting, teller));
-        let events = Mutex::new(Some(Events(events)));
-        Ok(Self {
-            shared: Arc::new(Shared {
-                greeting,
-                pidfd,
-                calls,
-                events,
-            }),
-        })
+        let late = takeover::Late::found();
+        let _ = late.greeting.set(greeting.clone());
+        Ok(Self::new(greeting, late, pidfd, calls, events))
     }
 
-    /// What the supervisor said of itself.
+    fn new(
+        greeting: Greeting,
+        late: takeover::Late,
+        pidfd: OwnedFd,
+        calls: mpsc::Sender<Box<Call>>,
+        events: mpsc::Receiver<Box<Event>>,
+    ) -> Self {
+        Self {
+            shared: Arc::new(Shared {
+                greeting,
+                late: Arc::new(late),
+                pidfd,
+                calls,
+                events: Mutex::new(Some(Events(events))),
+            }),
+        }
+    }
+
+    /// What the supervisor said of itself. Of one that was taken over and has said nothing yet: its pod, its process id,
+    /// and the least that a supervisor can.
     pub fn greeting(&self) -> &Greeting {
-        &self.shared.greeting
+        let shared = &self.shared;
+        shared.late.greeting.get().unwrap_or(&shared.greeting)
     }
 
     /// The supervisor's pidfd: readable once it is dead.
@@ -169,7 +186,7 @@ impl Client {
     }
 
     fn lost(&self) -> Failure {
-        let greeting = &self.shared.greeting;
+        let greeting = self.greeting();
         Failure::new(
             Kind::Unavailable,
             format!(

@@ -183,11 +183,15 @@ impl Client {
     /// Everything the supervisor knows.
     ///
     /// # Errors
-    /// If the supervisor is gone.
+    /// [`crate::types::Kind::Unavailable`] if the supervisor is gone or does not answer in time.
     pub async fn state(&self) -> Result<State> {
-        match self.call(Op::State, Vec::new()).await? {
-            (Reply::State(state), _) => Ok(state),
-            other => Err(surprise(&other.0)),
+        self.state_within(ANSWER_LIMIT).await
+    }
+
+    pub(super) async fn state_within(&self, limit: Duration) -> Result<State> {
+        match self.call_within(Op::State, Vec::new(), limit).await? {
+            Reply::State(state) => Ok(state),
+            other => Err(surprise(&other)),
         }
     }
 
@@ -201,7 +205,12 @@ impl Client {
 
     pub(super) async fn shutdown_within(&self, force: bool, limit: Duration) -> Result<()> {
         match self.done_within(Op::Shutdown { force }, Vec::new(), limit).await {
-            Err(error) if force && error.kind() == Kind::Unavailable && self.is_alive() => {
+            Err(error)
+                if force
+                    && error.kind() == Kind::Unavailable
+                    && self.shared.late.proven()
+                    && self.is_alive() =>
+            {
                 tracing::warn!(%error, "supervisor is killed");
                 let killed = rustix::process::pidfd_send_signal(self.pidfd(), rustix::process::Signal::KILL);
                 killed.with_context(|| format!("{error}; kill it"))
@@ -217,11 +226,15 @@ impl Client {
     /// # Errors
     /// [`crate::types::Kind::Unavailable`] if no answer comes within `limit`; besides what the answer says.
     pub(super) async fn done_within(&self, op: Op, descriptors: Descriptors, limit: Duration) -> Result<()> {
+        match self.call_within(op, descriptors, limit).await? {
+            Reply::Done => Ok(()),
+            other => Err(surprise(&other)),
+        }
+    }
+
+    async fn call_within(&self, op: Op, descriptors: Descriptors, limit: Duration) -> Result<Reply> {
         match tokio::time::timeout(limit, self.call(op, descriptors)).await {
-            Ok(answer) => match answer? {
-                (Reply::Done, _) => Ok(()),
-                other => Err(surprise(&other.0)),
-            },
+            Ok(answer) => Ok(answer?.0),
             Err(_) => Err(self.hangs(limit)),
         }
     }

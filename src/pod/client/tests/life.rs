@@ -284,3 +284,49 @@ async fn a_supervisor_that_stands_still_holds_nobody_up_and_can_be_ended() {
     pod.client.shutdown_within(true, limit).await.unwrap();
     wait_until("the supervisor's end", || !pod.client.is_alive()).await;
 }
+
+#[tokio::test]
+async fn a_supervisor_is_taken_over_while_it_stands_still() {
+    use nix::sys::signal::{Signal, kill};
+    let mut pod = Pod::spawn(&launcher().await, |_| {}).await;
+    let id = pod.start(pod.config(&Plan::shell("exec sleep 1000"))).await;
+    let greeting = pod.client.greeting().clone();
+    let pid = nix::unistd::Pid::from_raw(greeting.pid);
+    kill(pid, Signal::SIGSTOP).unwrap();
+    let take_over = || Client::take_over(pod.run_dir(), &greeting.pod_id, greeting.pid);
+    let client = take_over().unwrap();
+    let error = client.state_within(Duration::from_millis(100)).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::Unavailable, "{error}");
+    assert!(client.is_alive() && !client.is_closed() && !client.has_greeted());
+    // A daemon that comes back again and again fills its queue of connections, and that is no absence either.
+    let more: Vec<_> = (0..200).map(|_| take_over().unwrap()).collect();
+    kill(pid, Signal::SIGCONT).unwrap();
+    let state = client.state().await.unwrap();
+    assert_eq!(state.containers[0].id, id);
+    assert_eq!(client.greeting(), &greeting);
+    drop(more);
+    client.signal(&id, 9, false).await.unwrap();
+    assert_eq!(pod.exit_of(&id).await.exit_code, 137);
+    let mut events = client.events().unwrap();
+    let Some(Event::ContainerExited(..)) = events.recv().await else {
+        panic!("the end is not told to who took the supervisor over")
+    };
+
+    client.shutdown(true).await.unwrap();
+    wait_until("the supervisor's end", || !client.is_alive()).await;
+    let gone = Client::take_over(pod.run_dir(), &greeting.pod_id, greeting.pid).unwrap_err();
+    assert_eq!(gone.kind(), Kind::NotFound, "{gone}");
+}
+
+#[tokio::test]
+async fn a_supervisor_that_never_greeted_can_be_ended() {
+    let pod = Pod::spawn(&launcher().await, |_| {}).await;
+    let greeting = pod.client.greeting().clone();
+    let pid = nix::unistd::Pid::from_raw(greeting.pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGSTOP).unwrap();
+    let client = Client::take_over(pod.run_dir(), &greeting.pod_id, greeting.pid).unwrap();
+    let limit = Duration::from_millis(100);
+    client.shutdown_within(true, limit).await.unwrap();
+    wait_until("the supervisor's end", || !client.is_alive()).await;
+    client.closed().await;
+}
