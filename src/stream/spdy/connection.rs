@@ -1,7 +1,7 @@
 //! One connection: a task that reads frames, a task that writes them, and what both share with the streams.
 //!
 //! The reader never waits for the writer: what it has to answer goes to a short list of control frames, and a peer that
-//! makes it longer than [`MAX_WAITING_CONTROL`] without reading is let go. It waits for the consumer of a stream whose
+//! makes it longer than [`MAX_WAITING_CONTROL`] without reading is let go, whether the reader or a stream finds out. It waits for the consumer of a stream whose
 //! buffer is full, and looks meanwhile whether the peer is still there.
 
 use std::collections::{HashMap, VecDeque};
@@ -180,20 +180,28 @@ impl Shared {
         *self.closed.borrow()
     }
 
-    /// Has `frame` written ahead of data. `false`: too many wait, the peer does not read.
+    /// Has `frame` written ahead of data. `false`: too many wait, the peer does not read, and the connection is closed.
     pub fn control(&self, frame: &Control<'_>) -> bool {
         let frame = frame.encode();
-        let mut control = self.lock_control();
-        if control.frames.len() >= MAX_WAITING_CONTROL {
-            return false;
-        }
-        control.frames.push_back(frame);
-        drop(control);
-        self.control_waits.notify_one();
-        true
+        self.queue(self.lock_control(), frame)
     }
 
-    /// Accepts a stream.
+    /// Everything that the peer can make us say comes by here, whoever says it.
+    fn queue(&self, mut control: MutexGuard<'_, ControlQueue>, frame: Vec<u8>) -> bool {
+        let fits = control.frames.len() < MAX_WAITING_CONTROL;
+        if fits {
+            control.frames.push_back(frame);
+        }
+        drop(control);
+        if fits {
+            self.control_waits.notify_one();
+        } else {
+            self.close();
+        }
+        fits
+    }
+
+    /// Accepts a stream. If too many control frames wait, the connection is closed as by [`Shared::control`].
     pub fn reply(&self, stream: u32) {
         let mut control = self.lock_control();
         // Written in the order they are compressed in: both happen under this lock.
@@ -206,9 +214,7 @@ impl Shared {
             block: &block,
         };
         let frame = frame.encode();
-        control.frames.push_back(frame);
-        drop(control);
-        self.control_waits.notify_one();
+        self.queue(control, frame);
     }
 
     /// What a stream held is consumed or thrown away.
@@ -303,10 +309,18 @@ struct Reader {
 
 impl Reader {
     async fn run(mut self, mut io: impl AsyncRead + Unpin) {
-        let stop = loop {
-            if let Err(stop) = self.frame(&mut io).await {
-                break stop;
+        let mut closed = self.shared.closed.subscribe();
+        let frames = async {
+            loop {
+                if let Err(stop) = self.frame(&mut io).await {
+                    break stop;
+                }
             }
+        };
+        let stop = tokio::select! {
+            stop = frames => stop,
+            // The writer, or whoever had too much to say to a peer that does not read, has given it up.
+            _ = closed.wait_for(|closed| *closed) => Stop::Gone,
         };
         if let Stop::Fault(reason) = stop {
             debug!(reason, "a SPDY client broke the protocol");

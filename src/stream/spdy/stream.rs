@@ -96,7 +96,7 @@ impl Stream {
         self.shared.forget(weight(&chunk));
         let untold = self.untold.load(Ordering::Relaxed) + chunk.len() as u32;
         if untold >= TELL_AFTER {
-            // A peer that lets them pile up does not read; the reader will find out.
+            // A peer that lets them pile up does not read, and is let go.
             for stream in [self.inner.id, 0] {
                 self.shared.control(&Control::WindowUpdate {
                     stream,

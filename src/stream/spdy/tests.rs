@@ -510,6 +510,40 @@ async fn pings_without_end_are_not_answered_without_end() {
     closed.wait_for(|closed| *closed).await.unwrap();
 }
 
+/// Has a peer that never reads open streams, and take each back if it is `accepted`, until the connection is closed.
+async fn open_without_reading(accepted: bool) {
+    let (mut peer, mut connection) = Peer::connect();
+    let closed = connection.watch();
+    // A frame of either kind is some 10 bytes long: the pipe between takes no more than 2000.
+    for n in 0..5000 {
+        let id = 2 * n + 1;
+        peer.open(id).await;
+        let stream = connection.accept().await.unwrap();
+        if accepted {
+            peer.send(reset(id, Reset::Cancel)).await;
+            stream.accept();
+            assert!(matches!(stream.recv().await, Err(End::Reset | End::Lost)));
+        }
+        drop(stream);
+        if *closed.borrow() {
+            // Nor does the reader go on.
+            assert!(connection.accept().await.is_none());
+            return;
+        }
+    }
+    panic!("the connection is still open");
+}
+
+#[tokio::test]
+async fn replies_without_end_are_not_kept_without_end() {
+    open_without_reading(true).await;
+}
+
+#[tokio::test]
+async fn refusals_without_end_are_not_kept_without_end() {
+    open_without_reading(false).await;
+}
+
 #[tokio::test]
 async fn a_lost_connection_ends_every_stream() {
     let (mut peer, mut connection) = Peer::connect();
