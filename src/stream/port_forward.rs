@@ -1,12 +1,16 @@
 //! Port forwarding: bytes between a client and ports of a pod.
 
 use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
@@ -23,6 +27,8 @@ use crate::types::error::{Error, Result};
 pub const MAX_PORTS: usize = 64;
 /// Bytes read from the pod at once.
 const CHUNK: usize = 32 * 1024;
+/// How long one direction may be silent once the pod has ended the other, as with other runtimes.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// One forwarded connection.
 struct Forward {
@@ -116,49 +122,124 @@ async fn run(runtime: Arc<Runtime>, pod: PodId, forward: Forward) {
     }
 }
 
-/// Copies both ways until both are done, or one fails.
 async fn copy(runtime: &Runtime, pod: &PodId, forward: &Forward) -> Result<()> {
-    let connecting = runtime.connect_to_port(pod, forward.port);
-    let (read, write) = connecting.await?.into_split();
-    tokio::select! {
-        both = async { tokio::try_join!(upload(&forward.input, write), download(read, &forward.output)) } => {
-            match both {
-                // The client has taken its channel back: there is nobody to tell.
-                Err(None) | Ok(_) => Ok(()),
-                Err(Some(error)) => Err(error),
+    let connection = runtime.connect_to_port(pod, forward.port).await?;
+    exchange(&forward.input, &forward.output, connection).await
+}
+
+/// Copies both ways until it is over. A client that is done sending waits for its answer as long as it likes. Once the pod
+/// has hung up, or takes nothing more, the other direction goes on until it is silent for [`GRACE`]: over a WebSocket the
+/// client cannot be told that one direction has ended, and would wait for us while we wait for it.
+async fn exchange(input: &Input, output: &Output, pod: TcpStream) -> Result<()> {
+    let (read, write) = pod.into_split();
+    let (ending, is_ending) = watch::channel(false);
+    let delivered = AtomicBool::new(false);
+    let upload = upload(input, write, is_ending.clone());
+    let download = download(read, output, &delivered, is_ending);
+    tokio::pin!(upload, download);
+    let ended = tokio::select! {
+        biased;
+        sent = &mut upload => match sent {
+            Ok(()) => download.await,
+            Err(Some(error)) => {
+                // The pod may have answered before it stopped listening, and that answer still be on its way.
+                ending.send_replace(true);
+                match download.await {
+                    Err(None) => Err(None),
+                    _ if delivered.load(Ordering::Relaxed) => Ok(()),
+                    _ => Err(Some(error)),
+                }
             }
+            gone => gone,
+        },
+        received = &mut download => {
+            if received.is_ok() {
+                ending.send_replace(true);
+                // The pod has said all it had to say; whether it still listens is nobody's concern.
+                let _ = upload.await;
+            }
+            received
         }
+    };
+    match ended {
+        // The client has taken its channel back: there is nobody to tell.
+        Err(None) | Ok(()) => Ok(()),
+        Err(Some(error)) => Err(error),
     }
 }
 
-async fn upload(from: &Input, mut to: OwnedWriteHalf) -> std::result::Result<(), Option<Error>> {
+/// Comes back when it is ending and nothing has happened for [`GRACE`] since this was called.
+async fn silence(is_ending: &mut watch::Receiver<bool>) {
+    if is_ending.wait_for(|ending| *ending).await.is_err() {
+        std::future::pending().await
+    }
+    tokio::time::sleep(GRACE).await;
+}
+
+async fn upload(
+    from: &Input,
+    mut to: OwnedWriteHalf,
+    mut is_ending: watch::Receiver<bool>,
+) -> std::result::Result<(), Option<Error>> {
     loop {
-        match from.recv().await {
-            Ok(data) => to.write_all(&data).await.map_err(|e| broken(&e))?,
-            Err(End::Finished) => {
-                // The pod may have closed first.
-                let _ = to.shutdown().await;
-                return Ok(());
+        let step = async {
+            match from.recv().await {
+                Ok(data) => to.write_all(&data).await.map_err(|e| broken(&e)).map(|()| true),
+                Err(End::Finished) => {
+                    // The pod may have closed first.
+                    let _ = to.shutdown().await;
+                    Ok(false)
+                }
+                Err(End::Reset | End::Lost) => Err(None),
             }
-            Err(End::Reset | End::Lost) => return Err(None),
+        };
+        let more = tokio::select! {
+            more = step => more?,
+            () = silence(&mut is_ending) => false,
+        };
+        if !more {
+            return Ok(());
         }
     }
 }
 
-async fn download(mut from: OwnedReadHalf, to: &Output) -> std::result::Result<(), Option<Error>> {
+async fn download(
+    mut from: OwnedReadHalf,
+    to: &Output,
+    delivered: &AtomicBool,
+    mut is_ending: watch::Receiver<bool>,
+) -> std::result::Result<(), Option<Error>> {
     let mut buffer = vec![0; CHUNK];
     loop {
-        let read = from.read(&mut buffer).await.map_err(|e| broken(&e))?;
+        let read = tokio::select! {
+            read = from.read(&mut buffer) => read,
+            () = silence(&mut is_ending) => Ok(0),
+        };
+        let read = match read {
+            Ok(read) => read,
+            // A server that closes with a request half read resets the connection behind its answer. kubectl gives up all
+            // its connections if it is told of an error in one.
+            Err(error) if hung_up(&error) && delivered.load(Ordering::Relaxed) => 0,
+            Err(error) => return Err(broken(&error)),
+        };
         if read == 0 {
             to.finish().await;
             return Ok(());
         }
         let data = Bytes::copy_from_slice(&buffer[..read]);
         to.send(data).await.map_err(|_| None)?;
+        delivered.store(true, Ordering::Relaxed);
     }
 }
 
-fn broken(error: &std::io::Error) -> Option<Error> {
+fn hung_up(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe
+    )
+}
+
+fn broken(error: &io::Error) -> Option<Error> {
     Some(Error::internal(format!("the connection broke: {error}")))
 }
 
@@ -231,3 +312,6 @@ fn request_id(stream: &spdy::Stream, is_data: bool) -> String {
         None => format!("stream {}", stream.id()),
     }
 }
+
+#[cfg(test)]
+mod tests;
