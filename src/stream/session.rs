@@ -89,13 +89,18 @@ pub async fn exec(
 
 /// Lets a client take part in a container's streams.
 pub async fn attach(runtime: Arc<Runtime>, container: ContainerId, want: Streams, mut remote: Remote) {
+    // Whoever is gone needs no answer of a supervisor that takes its time.
+    let attached = tokio::select! {
+        attached = runtime.attach_streams(container.as_str(), want) => attached,
+        () = remote.lost() => return,
+    };
     let Attachment {
         stdin,
         stdout,
         stderr,
         terminal,
         container,
-    } = match runtime.attach_streams(container.as_str(), want).await {
+    } = match attached {
         Ok(attachment) => attachment,
         Err(error) => return remote.conclude(&Outcome::Failed(error)).await,
     };

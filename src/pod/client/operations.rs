@@ -141,7 +141,8 @@ impl Client {
     /// `stdin`. To detach, close the pipes' other ends.
     ///
     /// # Errors
-    /// [`crate::types::Kind::FailedPrecondition`] if the container has no live process.
+    /// [`crate::types::Kind::FailedPrecondition`] if the container has no live process;
+    /// [`crate::types::Kind::Unavailable`] if the supervisor does not answer.
     pub async fn attach(
         &self,
         id: &ContainerId,
@@ -149,13 +150,25 @@ impl Client {
         stderr: Option<OwnedFd>,
         stdin: bool,
     ) -> Result<Attached> {
+        self.attach_within(id, [stdout, stderr], stdin, ANSWER_LIMIT)
+            .await
+    }
+
+    pub(super) async fn attach_within(
+        &self,
+        id: &ContainerId,
+        [stdout, stderr]: [Option<OwnedFd>; 2],
+        stdin: bool,
+        limit: Duration,
+    ) -> Result<Attached> {
         let op = Op::Attach {
             container: id.clone(),
             stdout: stdout.is_some(),
             stderr: stderr.is_some(),
             stdin,
         };
-        match self.call(op, stdout.into_iter().chain(stderr).collect()).await? {
+        let descriptors = stdout.into_iter().chain(stderr).collect();
+        match self.answer_within(op, descriptors, limit).await? {
             (Reply::Attached { tty, .. }, descriptors) => Ok(Attached {
                 tty,
                 stdin: descriptors.into_iter().next(),
@@ -189,7 +202,7 @@ impl Client {
     }
 
     pub(super) async fn state_within(&self, limit: Duration) -> Result<State> {
-        match self.call_within(Op::State, Vec::new(), limit).await? {
+        match self.answer_within(Op::State, Vec::new(), limit).await?.0 {
             Reply::State(state) => Ok(state),
             other => Err(surprise(&other)),
         }
@@ -226,15 +239,20 @@ impl Client {
     /// # Errors
     /// [`crate::types::Kind::Unavailable`] if no answer comes within `limit`; besides what the answer says.
     pub(super) async fn done_within(&self, op: Op, descriptors: Descriptors, limit: Duration) -> Result<()> {
-        match self.call_within(op, descriptors, limit).await? {
-            Reply::Done => Ok(()),
-            other => Err(surprise(&other)),
+        match self.answer_within(op, descriptors, limit).await? {
+            (Reply::Done, _) => Ok(()),
+            other => Err(surprise(&other.0)),
         }
     }
 
-    async fn call_within(&self, op: Op, descriptors: Descriptors, limit: Duration) -> Result<Reply> {
+    async fn answer_within(
+        &self,
+        op: Op,
+        descriptors: Descriptors,
+        limit: Duration,
+    ) -> Result<(Reply, Descriptors)> {
         match tokio::time::timeout(limit, self.call(op, descriptors)).await {
-            Ok(answer) => Ok(answer?.0),
+            Ok(answer) => Ok(answer?),
             Err(_) => Err(self.hangs(limit)),
         }
     }

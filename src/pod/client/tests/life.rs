@@ -281,6 +281,13 @@ async fn a_supervisor_that_stands_still_holds_nobody_up_and_can_be_ended() {
         .unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable);
     assert!(error.message().contains("stopped"), "{error}");
+    let id = ContainerId::random();
+    let attaching = pod.client.attach_within(&id, [None, None], true, limit);
+    let error = tokio::time::timeout(Duration::from_secs(20), attaching).await;
+    assert_eq!(
+        error.expect("it does not end").unwrap_err().kind(),
+        Kind::Unavailable
+    );
     pod.client.shutdown_within(true, limit).await.unwrap();
     wait_until("the supervisor's end", || !pod.client.is_alive()).await;
 }
