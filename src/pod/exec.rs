@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use oci_spec::runtime::{Process, Spec};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
@@ -70,7 +71,7 @@ impl Runtime {
         let (stderr, stderr_write) = output_pipe()?;
         let exec_id = self.execs.fresh_id();
         // Before the exec starts, or its end could come first.
-        let wait = self.execs.expect(&exec_id);
+        let mut wait = self.execs.expect(&exec_id);
         // Kills the command if this call ends before it does, whatever the reason.
         let guard = KillOnDrop::new(client.clone(), container.id().clone(), exec_id.clone());
         let limit = self.parts.config.container.exec_output_bytes;
@@ -96,10 +97,9 @@ impl Runtime {
                 return Ended::Unstarted(failure);
             }
             let output = (Output::collect(stdout, limit), Output::collect(stderr, limit));
-            // A supervisor that dies tells nobody of the command's end.
-            tokio::select! {
-                exit = wait => exit.map_or(Ended::Unknown, |code| Ended::Exited(code, output)),
-                () = client.closed() => Ended::Unknown,
+            match wait.or_lost(&client).await {
+                Some(code) => Ended::Exited(code, output),
+                None => Ended::Unknown,
             }
         };
         // Its start counts too: a file system or an OCI runtime that does not answer must not hold up a probe for ever.
@@ -255,6 +255,18 @@ pub(super) struct Expected {
     told: oneshot::Receiver<i32>,
     waiting: Arc<Waiting>,
     exec_id: String,
+}
+
+impl Expected {
+    /// Waits for the end; `None` if the supervisor at the other end of `client` is gone and has not told of it. Cancel safe.
+    pub(super) async fn or_lost(&mut self, client: &Client) -> Option<i32> {
+        tokio::select! {
+            biased;
+            exit = &mut *self => exit.ok(),
+            // What it told last may have waited behind other events, and is handled by now.
+            () = client.heard() => self.now_or_never()?.ok(),
+        }
+    }
 }
 
 impl Future for Expected {

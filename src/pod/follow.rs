@@ -40,6 +40,8 @@ impl Runtime {
                 while let Some(event) = events.recv().await {
                     this.on_event(event);
                 }
+                // Tells those who wait for an event that it will not come any more.
+                drop(events);
                 match this.reconnect(&pod, &client).await {
                     Some(fresh) => client = fresh,
                     None => break,

@@ -76,11 +76,7 @@ impl End {
     /// # Errors
     /// `Unavailable` if nobody is left who could know.
     pub async fn wait(&mut self) -> Result<i32> {
-        let exit = tokio::select! {
-            exit = &mut self.exit => exit.ok(),
-            () = self.client.closed() => None,
-        };
-        let code = exit.ok_or_else(|| {
+        let code = self.exit.or_lost(&self.client).await.ok_or_else(|| {
             Error::new(
                 Kind::Unavailable,
                 format!(

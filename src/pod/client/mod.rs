@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::supervisor;
 use crate::supervisor::protocol::{Event, Failure, Greeting, OLDEST, Op, PROTOCOL, Reply};
@@ -50,16 +50,28 @@ struct Shared {
     pidfd: OwnedFd,
     calls: mpsc::Sender<Box<Call>>,
     events: Mutex<Option<Events>>,
+    /// Without a receiver once the events are dropped.
+    heard: watch::Sender<()>,
 }
 
 /// What a supervisor tells unasked.
 #[derive(Debug)]
-pub struct Events(mpsc::Receiver<Box<Event>>);
+pub struct Events {
+    queue: mpsc::Receiver<Box<Event>>,
+    /// Tells by its end.
+    _hearing: watch::Receiver<()>,
+}
 
 impl Events {
+    /// Whether none waits now.
+    #[cfg(test)]
+    fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
     /// The next event; `None` once the connection is closed. Cancel safe.
     pub async fn recv(&mut self) -> Option<Event> {
-        self.0.recv().await.map(|event| *event)
+        self.queue.recv().await.map(|event| *event)
     }
 }
 
@@ -115,11 +127,11 @@ impl Client {
             .await
             .context(what)?;
         let (calls, waiting) = mpsc::channel(MAX_WAITING);
-        let (teller, events) = mpsc::channel(MAX_EVENTS);
+        let (teller, queue) = mpsc::channel(MAX_EVENTS);
         tokio::spawn(packets::run(socket, waiting, teller));
         let late = takeover::Late::found();
         let _ = late.greeting.set(greeting.clone());
-        Ok(Self::new(greeting, late, pidfd, calls, events))
+        Ok(Self::new(greeting, late, pidfd, calls, queue))
     }
 
     fn new(
@@ -127,15 +139,17 @@ impl Client {
         late: takeover::Late,
         pidfd: OwnedFd,
         calls: mpsc::Sender<Box<Call>>,
-        events: mpsc::Receiver<Box<Event>>,
+        queue: mpsc::Receiver<Box<Event>>,
     ) -> Self {
+        let (heard, _hearing) = watch::channel(());
         Self {
             shared: Arc::new(Shared {
                 greeting,
                 late: Arc::new(late),
                 pidfd,
                 calls,
-                events: Mutex::new(Some(Events(events))),
+                events: Mutex::new(Some(Events { queue, _hearing })),
+                heard,
             }),
         }
     }
@@ -172,6 +186,20 @@ impl Client {
     /// ([`Client::is_alive`] tells).
     pub async fn closed(&self) {
         self.shared.calls.closed().await;
+    }
+
+    /// Comes back when the connection is closed and whoever took its events has dropped them, for it has handled them all.
+    pub async fn heard(&self) {
+        self.closed().await;
+        let untaken = self
+            .shared
+            .events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .is_some();
+        if !untaken {
+            self.shared.heard.closed().await;
+        }
     }
 
     async fn call(&self, op: Op, descriptors: Descriptors) -> Answer {

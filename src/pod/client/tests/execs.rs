@@ -2,6 +2,34 @@
 #![allow(clippy::unwrap_used)]
 
 use super::*;
+use crate::pod::exec::Execs;
+
+#[tokio::test]
+async fn an_end_that_was_told_is_known_although_the_supervisor_is_gone() {
+    let mut pod = Pod::spawn(&launcher().await, |_| {}).await;
+    let id = pod.start(pod.config(&Plan::shell("exec sleep 1000"))).await;
+    let execs = Execs::default();
+    let (mut told, mut untold) = (execs.expect("one"), execs.expect("two"));
+    let stdio = ExecStdio::default();
+    pod.client.exec(&id, exec("one", "exit 3"), stdio).await.unwrap();
+    wait_until("the event", || !pod.events.is_empty()).await;
+    pod.client.shutdown(true).await.unwrap();
+    pod.client.closed().await;
+    // The event still waits for whoever handles them.
+    let handle = async {
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        while let Some(event) = pod.events.recv().await {
+            if let Event::ExecExited(exit) = event {
+                execs.ended(&exit.exec_id, exit.exit_code);
+            }
+        }
+        drop(pod.events);
+    };
+    let (told, untold, ()) = tokio::join!(told.or_lost(&pod.client), untold.or_lost(&pod.client), handle);
+    assert_eq!((told, untold), (Some(3), None));
+}
 
 #[tokio::test]
 async fn execs_have_the_daemons_pipes_and_their_own_end() {
