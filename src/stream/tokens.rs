@@ -44,9 +44,8 @@ impl<T> Tokens<T> {
         crate::sys::random(&mut secret);
         let token = hex(&secret);
         let mut waiting = self.lock();
-        if waiting.len() >= MAX_WAITING {
-            waiting.retain(|_, (issued, _)| now.duration_since(*issued) < LIFE);
-        }
+        // Nobody else does: what a token allows may be long, such as a command, and is not to be kept for nothing.
+        waiting.retain(|_, (issued, _)| now.duration_since(*issued) < LIFE);
         if waiting.len() >= MAX_WAITING {
             return Err(Error::new(
                 Kind::ResourceExhausted,
@@ -112,6 +111,17 @@ mod tests {
             Some(1)
         );
         assert_eq!(tokens.take_at(&late, now + LIFE), None);
+    }
+
+    #[test]
+    fn old_ones_are_given_up_when_a_new_one_is_issued() {
+        let tokens = Tokens::default();
+        let now = Instant::now();
+        let old = tokens.issue_at(1, now).unwrap();
+        let young = tokens.issue_at(2, now + LIFE / 2).unwrap();
+        tokens.issue_at(3, now + LIFE).unwrap();
+        assert!(!tokens.lock().contains_key(&old));
+        assert!(tokens.lock().contains_key(&young));
     }
 
     #[test]

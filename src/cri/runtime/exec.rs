@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::cri::proto as p;
-use crate::pod::Runtime;
 use crate::pod::interactive::Streams;
+use crate::pod::{Runtime, bounds};
 use crate::stream;
 use crate::types::error::{Error, Result};
 
@@ -13,9 +13,8 @@ pub(super) async fn call(
     streams: &stream::Server,
     request: p::ExecRequest,
 ) -> Result<p::ExecResponse> {
-    if request.cmd.is_empty() {
-        return Err(Error::invalid("Exec: cmd is empty"));
-    }
+    // Now, although it is looked at again when it runs: what waits for a client must not be longer than what can run.
+    bounds::command(&request.cmd)?;
     let want = Streams {
         stdin: request.stdin,
         stdout: request.stdout,
