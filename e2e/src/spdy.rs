@@ -4,15 +4,20 @@
 use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use crate::websocket::address;
+use crate::websocket::{Session, address};
+
+/// What bytes go over.
+trait Wire: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + std::fmt::Debug + Send + Unpin> Wire for T {}
 
 /// An open connection.
 #[derive(Debug)]
 pub struct Spdy {
-    tcp: TcpStream,
+    wire: Box<dyn Wire>,
     next: u32,
     /// Headers were sent: the compressed stream has begun.
     begun: bool,
@@ -78,11 +83,23 @@ impl Spdy {
             .find_map(|line| line.strip_prefix("x-stream-protocol-version: "))
             .map(str::to_owned);
         Ok(Self {
-            tcp,
+            wire: Box::new(tcp),
             next: 1,
             begun: false,
             protocol,
         })
+    }
+
+    /// Speaks within the messages of a WebSocket.
+    pub fn through(session: Session) -> Self {
+        let (ours, theirs) = tokio::io::duplex(64 * 1024);
+        tokio::spawn(session.carry(theirs));
+        Self {
+            wire: Box::new(ours),
+            next: 1,
+            begun: false,
+            protocol: None,
+        }
     }
 
     /// Opens a stream and tells its number.
@@ -145,7 +162,7 @@ impl Spdy {
 
     /// Sends bytes as they are.
     pub async fn raw(&mut self, bytes: &[u8]) -> Result<()> {
-        Ok(self.tcp.write_all(bytes).await?)
+        Ok(self.wire.write_all(bytes).await?)
     }
 
     /// The next frame; `None` when the server has closed.
@@ -155,12 +172,12 @@ impl Spdy {
 
     async fn read(&mut self) -> Result<Option<Frame>> {
         let mut head = [0; 8];
-        if self.tcp.read_exact(&mut head).await.is_err() {
+        if self.wire.read_exact(&mut head).await.is_err() {
             return Ok(None);
         }
         let word = |bytes: &[u8]| bytes.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte));
         let mut body = vec![0; word(&head[5..]) as usize];
-        self.tcp.read_exact(&mut body).await?;
+        self.wire.read_exact(&mut body).await?;
         if head[0] & 0x80 == 0 {
             return Ok(Some(Frame::Data {
                 stream: word(&head[..4]),

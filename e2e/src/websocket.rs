@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, bail, ensure};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -108,6 +109,32 @@ impl Session {
     pub fn split(self) -> (Sender, Receiver) {
         let (sender, receiver) = self.socket.split();
         (Sender(sender), Receiver(receiver))
+    }
+
+    /// Carries a stream of bytes in the messages of the session, in pieces that mean nothing, until either ends.
+    pub async fn carry(self, bytes: DuplexStream) {
+        let (mut sink, mut source) = self.socket.split();
+        let (mut read, mut write) = tokio::io::split(bytes);
+        let out = async {
+            let mut buffer = vec![0; 1000];
+            while let Ok(length @ 1..) = read.read(&mut buffer).await {
+                let message = Message::binary(buffer[..length].to_vec());
+                if sink.send(message).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let back = async {
+            while let Some(Ok(message)) = source.next().await {
+                if message.is_binary() && write.write_all(&message.into_data()).await.is_err() {
+                    break;
+                }
+            }
+        };
+        tokio::select! {
+            () = out => {}
+            () = back => {}
+        }
     }
 
     /// Sends a whole message.

@@ -1,12 +1,12 @@
 //! Port forwarding over the streaming server, driven by clients of another make.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use husk_e2e::config::script;
 use husk_e2e::sessions::V4;
 use husk_e2e::spdy::Spdy;
 use husk_e2e::v1::*;
 use husk_e2e::websocket::Session;
-use husk_e2e::{Husk, Options, eventually, run, run_with};
+use husk_e2e::{Husk, Options, PATIENCE, eventually, run, run_with};
 
 /// A pod with a server that answers a line and then gives back what it gets.
 async fn with_server(
@@ -87,8 +87,14 @@ async fn forwards(husk: &Husk, host_network: bool, port: u16) -> Result<()> {
     session.send(0, b"hello\n").await?;
     session.wait_for(0, "server got hello\n").await?;
     husk.cri.stop(&container, 0).await?;
-    drop(session);
-    Ok(())
+    // The server is gone, and the client is told although it has not said that it is done: here it has no words for it.
+    loop {
+        match tokio::time::timeout(PATIENCE, session.next()).await? {
+            Ok(Some(_)) => {}
+            Ok(None) => return Ok(()),
+            Err(error) => bail!("the connection broke instead of being closed: {error}"),
+        }
+    }
 }
 
 #[tokio::test]
@@ -131,8 +137,37 @@ async fn an_old_tunnel_is_a_websocket_full_of_spdy() -> Result<()> {
     run_with(Options::new().builtin_network(), async |husk| {
         let (pod, _) = with_server(husk, false, 8080, None).await?;
         let url = husk.cri.port_forward_url(&pod, vec![]).await?;
-        let (_, agreed) = Session::open_any(&url, "SPDY/3.1+portforward.k8s.io").await?;
+        let (session, agreed) = Session::open_any(&url, "SPDY/3.1+portforward.k8s.io").await?;
         ensure!(agreed == "SPDY/3.1+portforward.k8s.io", "{agreed}");
+        let mut spdy = Spdy::through(session);
+        let mut serial = 0;
+        eventually("the server in the pod", async || {
+            serial += 1;
+            let (data, error) = talk(&mut spdy, 8080, &serial.to_string()).await?;
+            if !error.is_empty() {
+                return Ok(None);
+            }
+            ensure!(data == format!("server got {serial}\nthe rest"), "{data:?}");
+            Ok(Some(()))
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn an_address_is_not_used_up_by_a_client_that_forgets_the_ports() -> Result<()> {
+    run(async |husk| {
+        let pod = husk.cri.pod(husk.pod_config("forgetful")).await?;
+        let url = husk.cri.port_forward_url(&pod.id, vec![]).await?;
+        let too_many = format!("{url}?port=1{}", ",2".repeat(64));
+        for wrong in [&url, &too_many] {
+            let refused = Session::open(wrong, V4).await.err();
+            let refused = refused.map(|e| e.to_string()).unwrap_or_default();
+            ensure!(refused.contains("400"), "{refused:?}");
+        }
+        let mut session = Session::open(&format!("{url}?port=80"), V4).await?;
+        ensure!(session.next().await? == Some((0, vec![80, 0])));
         Ok(())
     })
     .await

@@ -47,6 +47,18 @@ pub async fn answer(
         Ok(asked) => asked,
         Err(error) => return Ok(refuse(StatusCode::BAD_REQUEST, error.message())),
     };
+    if let Transport::Channels(_) = agreement.transport {
+        let named = shared.tokens.look(token, |known| match known {
+            Request::PortForward { ports, .. } if ports.is_empty() => asked.len(),
+            Request::PortForward { ports, .. } => ports.len(),
+            // Nobody names any.
+            Request::Exec { .. } | Request::Attach { .. } => 1,
+        });
+        if named.is_some_and(|named| !(1..=MAX_PORTS).contains(&named)) {
+            let message = format!("name 1 to {MAX_PORTS} ports in the query, as in ?port=80");
+            return Ok(refuse(StatusCode::BAD_REQUEST, &message));
+        }
+    }
     let Ok(permit) = Arc::clone(&shared.sessions).try_acquire_owned() else {
         warn!("a streaming request was refused: as many sessions as there may be are open");
         let mut busy = refuse(StatusCode::SERVICE_UNAVAILABLE, "too many sessions are open");
@@ -57,14 +69,10 @@ pub async fn answer(
     let Some(mut what) = shared.tokens.take(token) else {
         return Ok(unknown());
     };
-    if let (Request::PortForward { ports, .. }, Transport::Channels(_)) = (&mut what, agreement.transport) {
-        if ports.is_empty() {
-            *ports = asked;
-        }
-        if ports.is_empty() || ports.len() > MAX_PORTS {
-            let message = format!("name 1 to {MAX_PORTS} ports in the query, as in ?port=80");
-            return Ok(refuse(StatusCode::BAD_REQUEST, &message));
-        }
+    if let Request::PortForward { ports, .. } = &mut what
+        && ports.is_empty()
+    {
+        *ports = asked;
     }
     let answer = switch(&agreement);
     let upgrade = hyper::upgrade::on(&mut request);
