@@ -3,11 +3,14 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use husk_e2e::config::script;
+use husk_e2e::config::{script, sleeper};
 use husk_e2e::sessions::{V5, attach_request};
 use husk_e2e::v1::*;
 use husk_e2e::websocket::{RESIZE, STDERR, STDIN, STDOUT, Session};
-use husk_e2e::{Husk, run};
+use husk_e2e::{Husk, eventually, run};
+use nix::sys::signal::{Signal, kill};
+
+use crate::restart::supervisor;
 
 async fn attach(husk: &Husk, request: AttachRequest) -> Result<Session> {
     Session::open(&husk.cri.attach_url(request).await?, V5).await
@@ -120,6 +123,40 @@ async fn attaching_to_a_terminal_is_sitting_down_at_it() -> Result<()> {
             seen += &session.wait_for(STDOUT, "got line").await?;
         }
         Ok(())
+    })
+    .await
+}
+
+/// Open descriptors of the daemon.
+fn descriptors(husk: &Husk) -> Result<usize> {
+    Ok(std::fs::read_dir(format!("/proc/{}/fd", husk.pid()?))?.count())
+}
+
+#[tokio::test]
+async fn clients_that_leave_while_the_supervisor_stands_still_cost_nothing() -> Result<()> {
+    run(async |husk| {
+        let image = husk.busybox().await?;
+        let pod = husk.cri.pod(husk.pod_config("still")).await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+        // Once before, so that what the first one sets up is not counted.
+        drop(attach(husk, attach_request(&id)).await?);
+        let supervisor = supervisor(husk, &id).await?;
+        kill(supervisor, Signal::SIGSTOP)?;
+        let left = async {
+            let before = descriptors(husk)?;
+            for _ in 0..8 {
+                let mut session = attach(husk, attach_request(&id)).await?;
+                // The greeting: the supervisor is asked next.
+                session.next().await?;
+            }
+            eventually("the daemon's release of descriptors", async || {
+                Ok((descriptors(husk)? <= before + 2).then_some(()))
+            })
+            .await
+        }
+        .await;
+        kill(supervisor, Signal::SIGCONT)?;
+        left
     })
     .await
 }

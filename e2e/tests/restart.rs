@@ -229,7 +229,8 @@ async fn a_daemon_killed_at_any_moment_can_be_continued() -> Result<()> {
     .await
 }
 
-async fn supervisor(husk: &Husk, container: &str) -> Result<Pid> {
+/// The process that watches over a container.
+pub async fn supervisor(husk: &Husk, container: &str) -> Result<Pid> {
     let mut pid = husk.cri.pid(container).await?;
     // The container's first process may be the child of a namespace's init, and that the supervisor's.
     let outside =
