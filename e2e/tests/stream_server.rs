@@ -39,6 +39,14 @@ async fn what_cannot_be_is_refused_before_there_is_an_address() -> Result<()> {
             ),
             (
                 ExecRequest {
+                    // Longer than any command can be.
+                    cmd: vec!["x".repeat(7 << 20)],
+                    ..good.clone()
+                },
+                Code::InvalidArgument,
+            ),
+            (
+                ExecRequest {
                     stdout: false,
                     stderr: false,
                     ..good.clone()
