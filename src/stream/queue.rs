@@ -17,6 +17,15 @@ pub fn weight(chunk: &Bytes) -> usize {
     chunk.len() + 64
 }
 
+/// What was thrown away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Discarded {
+    /// How many bytes of the client.
+    pub bytes: usize,
+    /// What they weighed, see [`weight`].
+    pub weight: usize,
+}
+
 /// Why nothing more comes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
@@ -115,15 +124,16 @@ impl Queue {
         }
     }
 
-    /// Nobody wants what is there, nor what still comes. Tells what was there weighed.
-    pub fn discard(&self) -> usize {
+    /// Nobody wants what is there, nor what still comes. Tells what was there.
+    pub fn discard(&self) -> Discarded {
         let mut state = self.lock();
         state.unwanted = true;
-        state.chunks.clear();
+        let chunks = std::mem::take(&mut state.chunks);
         let weight = std::mem::take(&mut state.weight);
         drop(state);
         self.emptied.notify_one();
-        weight
+        let bytes = chunks.iter().map(Bytes::len).sum();
+        Discarded { bytes, weight }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -168,7 +178,13 @@ mod tests {
         queue.push(Bytes::from(vec![0; CAPACITY]));
         assert!(waits(&queue));
         let (_, thrown) = tokio::join!(queue.room(), async { queue.discard() });
-        assert_eq!(thrown, CAPACITY + 64);
+        assert_eq!(
+            thrown,
+            Discarded {
+                bytes: CAPACITY,
+                weight: CAPACITY + 64
+            }
+        );
         assert!(!queue.push(Bytes::from_static(b"unwanted")));
     }
 }

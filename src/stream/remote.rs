@@ -56,7 +56,9 @@ impl Input {
     pub fn discard(&self) {
         match self {
             Self::Stream(stream) => stream.discard(),
-            Self::Channel(queue) => drop(queue.discard()),
+            Self::Channel(queue) => {
+                queue.discard();
+            }
         }
     }
 }

@@ -5,7 +5,7 @@
 //! buffer is full, and looks meanwhile whether the peer is still there.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use tracing::debug;
 
 use super::frame::{Control, HEAD, Head, MAX_WINDOW, Reset};
 use super::header::{Deflater, Headers, Inflater};
-use super::stream::{Inner, Stream};
+use super::stream::{Inner, Stream, TELL_AFTER};
 use crate::stream::activity::{Activity, HungUp};
 use crate::stream::queue::{End, weight};
 
@@ -71,6 +71,8 @@ pub(super) struct Shared {
     pub flow_moved: Notify,
     pub out: mpsc::Sender<Outgoing>,
     pub buffered: AtomicUsize,
+    /// Bytes of all streams consumed since the peer was last told that the connection's window is wider again.
+    untold: AtomicU32,
     closed: watch::Sender<bool>,
     activity: Arc<Activity>,
 }
@@ -113,6 +115,7 @@ impl Connection {
             flow_moved: Notify::new(),
             out,
             buffered: AtomicUsize::new(0),
+            untold: AtomicU32::new(0),
             closed: watch::Sender::new(false),
             activity,
         });
@@ -220,6 +223,19 @@ impl Shared {
     /// What a stream held is consumed or thrown away.
     pub fn forget(&self, weight: usize) {
         self.buffered.fetch_sub(weight, Ordering::Relaxed);
+    }
+
+    /// Gives back `bytes` of the connection's window, which all streams draw on and none of them can give back alone: what
+    /// each has consumed may never be worth telling.
+    pub fn credit(&self, bytes: u32) {
+        let untold = self.untold.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if untold >= TELL_AFTER {
+            let delta = self.untold.swap(0, Ordering::Relaxed);
+            // Two streams may come here at once, and one find that the other has told.
+            if delta > 0 {
+                self.control(&Control::WindowUpdate { stream: 0, delta });
+            }
+        }
     }
 
     pub fn remove(&self, stream: u32) {

@@ -13,7 +13,7 @@ use crate::stream::queue::{End, Queue, weight};
 /// Longest data frame sent, in bytes.
 pub const MAX_DATA: usize = 32 * 1024;
 /// Bytes consumed before the peer is told; half of the smallest window.
-const TELL_AFTER: u32 = 32 * 1024;
+pub(super) const TELL_AFTER: u32 = 32 * 1024;
 
 /// The stream takes nothing more: the client has reset it, or is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,19 +94,19 @@ impl Stream {
     pub async fn recv(&self) -> Result<Bytes, End> {
         let chunk = self.inner.incoming.pop().await?;
         self.shared.forget(weight(&chunk));
-        let untold = self.untold.load(Ordering::Relaxed) + chunk.len() as u32;
+        let length = chunk.len() as u32;
+        let untold = self.untold.load(Ordering::Relaxed) + length;
+        // A peer that lets what it is told here pile up does not read, and is let go.
         if untold >= TELL_AFTER {
-            // A peer that lets them pile up does not read, and is let go.
-            for stream in [self.inner.id, 0] {
-                self.shared.control(&Control::WindowUpdate {
-                    stream,
-                    delta: untold,
-                });
-            }
+            self.shared.control(&Control::WindowUpdate {
+                stream: self.inner.id,
+                delta: untold,
+            });
             self.untold.store(0, Ordering::Relaxed);
         } else {
             self.untold.store(untold, Ordering::Relaxed);
         }
+        self.shared.credit(length);
         Ok(chunk)
     }
 
@@ -141,9 +141,12 @@ impl Stream {
         }
     }
 
-    /// Throws away what the client has sent and will send, without telling.
+    /// Throws away what the client has sent and will send, without telling but that other streams may send instead.
     pub fn discard(&self) {
-        self.shared.forget(self.inner.incoming.discard());
+        let discarded = self.inner.incoming.discard();
+        self.shared.forget(discarded.weight);
+        // A queue is far smaller than 4 GiB.
+        self.shared.credit(discarded.bytes as u32);
     }
 
     async fn frame(&self, fin: bool, data: &[u8]) -> Result<(), Closed> {

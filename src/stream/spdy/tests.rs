@@ -469,6 +469,39 @@ async fn whoever_keeps_windows_is_told_what_was_consumed() {
 }
 
 #[tokio::test]
+async fn the_window_of_the_connection_does_not_dry_up_over_many_small_streams() {
+    let (mut peer, mut connection) = Peer::connect();
+    let part = vec![0; 8 * 1024];
+    let told = Control::WindowUpdate {
+        stream: 0,
+        delta: 32 * 1024,
+    };
+    let mut streams = Vec::new();
+    // What each has consumed is too little to be told of.
+    for id in [1, 3, 5, 7] {
+        let stream = opened(&mut peer, &mut connection, id).await;
+        peer.data(id, true, &part).await;
+        while stream.recv().await.is_ok() {}
+        streams.push(stream);
+    }
+    peer.send(Control::Ping(1)).await;
+    peer.expect_control(told.clone()).await;
+    peer.expect_control(Control::Ping(1)).await;
+    // Neither does what nobody consumes get lost.
+    for id in [9, 11, 13, 15] {
+        let stream = opened(&mut peer, &mut connection, id).await;
+        peer.data(id, true, &part).await;
+        peer.send(Control::Ping(id)).await;
+        peer.expect_control(Control::Ping(id)).await;
+        stream.discard();
+        streams.push(stream);
+    }
+    peer.send(Control::Ping(17)).await;
+    peer.expect_control(told).await;
+    peer.expect_control(Control::Ping(17)).await;
+}
+
+#[tokio::test]
 async fn a_peer_that_breaks_the_rules_is_let_go() {
     let block = Deflater::new().unwrap().write(&Headers::default()).unwrap();
     let open = |stream, block| Control::SynStream {
