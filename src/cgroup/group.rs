@@ -246,6 +246,21 @@ impl Cgroup {
         }
     }
 
+    /// As [`Cgroup::remove`] if no process is in there, without waiting for anything. `false`: one is, or the kernel is
+    /// not done yet; asking again later is worth it.
+    ///
+    /// # Errors
+    /// The kernel refuses for another reason.
+    pub fn remove_if_empty(&self) -> Result<bool> {
+        match &self.tree {
+            Tree::V1(nodes) => nodes
+                .own()
+                .try_fold(true, |all, dir| Ok(remove::remove_if_empty(dir)? && all)),
+            Tree::V2(dir) => remove::remove_if_empty(dir),
+            Tree::Nowhere(e) => Err(e.clone()),
+        }
+    }
+
     /// The directory with all processes below it, and how it freezes.
     fn frozen_tree(&self) -> Result<(&Path, Freezer)> {
         match &self.tree {

@@ -25,7 +25,8 @@ const KILL_FREEZE_PATIENCE: Duration = Duration::from_millis(200);
 /// Longest that killing waits for the last process to be gone.
 const KILL_PATIENCE: Duration = Duration::from_secs(2);
 
-/// Most processes listed and most cgroups looked into. A cgroup with more has no pids limit and the node other problems.
+/// Most processes listed and most cgroups looked into for a list. A cgroup with more has no pids limit and the node other
+/// problems. Killing knows no such bound: nobody may be safe by being many.
 const MAX_PROCESSES: usize = 1 << 17;
 const MAX_DIRS: usize = 1 << 14;
 
@@ -46,30 +47,50 @@ pub(super) enum Freezer {
 /// All processes in `dir` and below. Empty if the cgroup is gone.
 pub(super) fn processes(dir: &Path) -> io::Result<Vec<i32>> {
     let mut pids = Vec::new();
-    let mut dirs = vec![dir.to_owned()];
     let mut seen = 0;
-    while let Some(dir) = dirs.pop() {
+    walk(dir, |_, members| {
         seen += 1;
+        pids.extend(members?);
         if seen > MAX_DIRS || pids.len() > MAX_PROCESSES {
             return Err(io::Error::other(format!(
                 "more than {MAX_DIRS} cgroups or {MAX_PROCESSES} processes"
             )));
         }
-        match file::read(&dir, "cgroup.procs") {
-            // 0 is a process of a pid namespace that cannot be seen from here.
-            Ok(text) => pids.extend(
-                text.lines()
-                    .filter_map(|l| l.parse().ok())
-                    .filter(|&pid: &i32| pid > 0),
-            ),
+        Ok(())
+    })?;
+    Ok(pids)
+}
+
+/// Goes through `dir` and all cgroups below it, with the processes of each, until `visit` fails. Those that are gone are
+/// left out.
+fn walk<E>(
+    dir: &Path,
+    mut visit: impl FnMut(&Path, io::Result<Vec<i32>>) -> std::result::Result<(), E>,
+) -> std::result::Result<(), E> {
+    let mut dirs = vec![dir.to_owned()];
+    while let Some(dir) = dirs.pop() {
+        match members(&dir) {
             Err(e) if gone(&e) => continue,
-            // A threaded cgroup lists its processes in the domain above it.
-            Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-            Err(e) => return Err(e),
+            members => visit(&dir, members)?,
         }
         dirs.extend(children(&dir));
     }
-    Ok(pids)
+    Ok(())
+}
+
+/// The processes right in `dir`.
+fn members(dir: &Path) -> io::Result<Vec<i32>> {
+    match file::read(dir, "cgroup.procs") {
+        // 0 is a process of a pid namespace that cannot be seen from here.
+        Ok(text) => Ok(text
+            .lines()
+            .filter_map(|l| l.parse().ok())
+            .filter(|&pid: &i32| pid > 0)
+            .collect()),
+        // A threaded cgroup lists its processes in the domain above it.
+        Err(e) if e.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(Vec::new()),
+        Err(e) => Err(e),
+    }
 }
 
 /// The cgroups right below `dir`.
@@ -193,8 +214,7 @@ fn frozen_within(dir: &Path, freezer: Freezer, patience: Duration) -> Result<boo
 /// # Errors
 /// `DeadlineExceeded` naming what does not die: a process in uninterruptible sleep, or one in a frozen parent.
 pub(super) fn kill(dir: &Path, freezer: Freezer) -> Result<()> {
-    let what = || format!("kill processes of {}", dir.display());
-    if processes(dir).with_context(what)?.is_empty() {
+    if is_empty(dir) {
         return Ok(());
     }
     if freezer == Freezer::V2 && file::write(dir, "cgroup.kill", "1").is_ok() {
@@ -208,17 +228,20 @@ pub(super) fn kill(dir: &Path, freezer: Freezer) -> Result<()> {
 
 /// Without the kernel's own kill for cgroups: version 1, and version 2 before 5.14.
 pub(super) fn kill_by_signal(dir: &Path, freezer: Freezer) -> Result<()> {
-    let what = || format!("kill processes of {}", dir.display());
     let end = Instant::now() + KILL_PATIENCE;
     // Most die of this at once. What forks may get away.
-    signal_all(dir, Signal::KILL).with_context(what)?;
+    let mut trouble = signal_all(dir, Signal::KILL).err();
     let _ = thaw(dir, freezer);
     let mut patience = Duration::from_millis(20);
     while !wait_until(patience, || is_empty(dir)) {
         if Instant::now() > end {
-            return Err(survivors(dir));
+            // What could not be looked into is the better reason.
+            return match trouble {
+                Some(e) => Err(e).with_context(|| format!("kill processes of {}", dir.display())),
+                None => Err(survivors(dir)),
+            };
         }
-        kill_frozen(dir, freezer).with_context(what)?;
+        trouble = kill_frozen(dir, freezer).err();
         patience = Duration::from_millis(100);
     }
     Ok(())
@@ -236,12 +259,30 @@ fn kill_frozen(dir: &Path, freezer: Freezer) -> io::Result<()> {
 }
 
 /// Signals all processes there are, and none that only has the number of one.
+///
+/// # Errors
+/// The first cgroup that could not be looked into; the processes of the others are signalled all the same.
 fn signal_all(dir: &Path, signal: Signal) -> io::Result<()> {
-    for pids in processes(dir)?.chunks(CHUNK) {
+    let mut outcome = Ok(());
+    let Ok(()) = walk(dir, |dir, found| {
+        let signalled = found.and_then(|pids| signal_members(dir, &pids, signal));
+        if outcome.is_ok() {
+            outcome = signalled;
+        }
+        Ok::<_, std::convert::Infallible>(())
+    });
+    outcome
+}
+
+fn signal_members(dir: &Path, pids: &[i32], signal: Signal) -> io::Result<()> {
+    for pids in pids.chunks(CHUNK) {
         let open = |pid: &i32| Some((*pid, pidfd_open(Pid::from_raw(*pid)?, PidfdFlags::empty()).ok()?));
         let pidfds: Vec<_> = pids.iter().filter_map(open).collect();
-        let members: HashSet<i32> = processes(dir)?.into_iter().collect();
-        for (_, pidfd) in pidfds.iter().filter(|(pid, _)| members.contains(pid)) {
+        let still: HashSet<i32> = match members(dir) {
+            Err(e) if gone(&e) => return Ok(()),
+            members => members?.into_iter().collect(),
+        };
+        for (_, pidfd) in pidfds.iter().filter(|(pid, _)| still.contains(pid)) {
             // One that is gone by now needs no signal.
             let _ = pidfd_send_signal(pidfd, signal);
         }
@@ -249,8 +290,17 @@ fn signal_all(dir: &Path, signal: Signal) -> io::Result<()> {
     Ok(())
 }
 
-fn is_empty(dir: &Path) -> bool {
-    processes(dir).is_ok_and(|pids| pids.is_empty())
+/// Whether no process is left in `dir` or below. No, if that cannot be said.
+pub(super) fn is_empty(dir: &Path) -> bool {
+    // Version 2 says it in one line, however many cgroups there are.
+    if let Some(populated) = file::value_of(dir, "cgroup.events", "populated") {
+        return populated == 0;
+    }
+    walk(dir, |_, members| match members {
+        Ok(pids) if pids.is_empty() => Ok(()),
+        _ => Err(()),
+    })
+    .is_ok()
 }
 
 /// Asks until the answer is yes or the time is up: every millisecond at first, then ever more rarely.
@@ -289,7 +339,15 @@ fn survivors(dir: &Path) -> Error {
 
 /// `3 processes, among them 812 (dd, state D)`.
 pub(super) fn describe(dir: &Path) -> String {
-    let pids = processes(dir).unwrap_or_default();
+    let mut pids = Vec::new();
+    let whole = walk(dir, |_, members| {
+        pids.extend(members.unwrap_or_default());
+        if pids.len() > MAX_PROCESSES {
+            Err(())
+        } else {
+            Ok(())
+        }
+    });
     let Some(first) = pids.first() else {
         return "0 processes".to_owned();
     };
@@ -304,7 +362,8 @@ pub(super) fn describe(dir: &Path) -> String {
         .and_then(|(_, rest)| rest.chars().next())
         .unwrap_or('?');
     format!(
-        "{} processes, among them {first} ({name}, state {state})",
+        "{}{} processes, among them {first} ({name}, state {state})",
+        if whole.is_ok() { "" } else { "more than " },
         pids.len()
     )
 }

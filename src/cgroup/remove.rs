@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::types::{Error, Kind, Result};
 
-use super::kill::{children, describe, wait_until};
+use super::kill::{children, describe, is_empty, wait_until};
 
 /// How long a cgroup may stay busy: its last process is on its way out, or the kernel still works on it.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -38,6 +38,25 @@ pub(super) fn remove<'a>(dirs: impl IntoIterator<Item = &'a Path>) -> Result<()>
     failures.first().map_or(Ok(()), |(dir, e)| Err(failure(dir, e)))
 }
 
+/// Removes the directory and what is below it if no process is in there, without waiting. `false`: one is, or the kernel
+/// still works on it.
+///
+/// # Errors
+/// The kernel refuses for another reason.
+pub(super) fn remove_if_empty(dir: &Path) -> Result<bool> {
+    let removed = match fs::remove_dir(dir) {
+        // Not before it is known that nobody is below: who is might want the empty ones.
+        Err(e) if busy(&e) && is_empty(dir) => remove_once(dir, MAX_DEPTH),
+        other => other,
+    };
+    match removed {
+        Ok(()) => Ok(true),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(e) if busy(&e) => Ok(false),
+        Err(e) => Err(failure(dir, &e)),
+    }
+}
+
 fn remove_once(dir: &Path, depth: usize) -> io::Result<()> {
     match fs::remove_dir(dir) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -47,7 +66,9 @@ fn remove_once(dir: &Path, depth: usize) -> io::Result<()> {
             if below.is_empty() {
                 return Err(e);
             }
-            below.iter().try_for_each(|child| remove_once(child, depth - 1))?;
+            // Each is tried: one that stays must not keep the others, of which there may be many.
+            let tried = below.iter().map(|child| remove_once(child, depth - 1));
+            tried.fold(Ok(()), io::Result::and)?;
             match fs::remove_dir(dir) {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
                 other => other,

@@ -12,6 +12,7 @@ use crate::types::{ContainerId, Error, Result};
 
 use super::attach::Sink;
 use super::cri_log::{Log, Stream, Trouble};
+use super::leftovers::Leftovers;
 use super::poll::{Interest, Poller, Token, Watched};
 use super::protocol::{ContainerStatus, CreateContainer, ExecStatus, Phase};
 use super::record::ExitRecord;
@@ -130,6 +131,8 @@ pub struct Container {
     pub sinks: BTreeMap<u32, Sink>,
     /// Execs, by serial number.
     pub execs: BTreeMap<u32, ExecProcess>,
+    /// Cgroups of ended execs that are not empty yet.
+    pub leftovers: Leftovers,
     /// How it ended.
     pub exit: Option<ExitRecord>,
     /// OOM kills already told.
@@ -241,6 +244,9 @@ impl Container {
         self.pending = None;
         self.stdin = None;
         self.oom_watch = None;
+        // Those that are still in use go with the container's own.
+        self.leftovers.sweep();
+        self.leftovers = Leftovers::default();
     }
 
     /// What the daemon gets to know.

@@ -24,6 +24,7 @@ mod attach;
 mod connection;
 mod container;
 mod cri_log;
+mod leftovers;
 mod oom;
 mod pidns;
 mod poll;

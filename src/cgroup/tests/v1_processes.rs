@@ -182,3 +182,36 @@ fn statistics_are_the_kernels() {
     assert_eq!(stats.pids.limit, None);
     assert_eq!(stats.swap.map(|s| s.limit), Some(None));
 }
+
+#[test]
+fn an_exec_that_left_something_behind_can_be_looked_at_again() {
+    let Some(home) = Home::v1() else { return };
+    let container = home.create("c", "{}");
+    let exec = container.exec_child("e").unwrap();
+    let shell = Shell::run(&exec, "exec sleep 1000");
+    assert!(!exec.remove_if_empty().unwrap());
+    assert_eq!(exec.processes().unwrap(), [shell.pid()]);
+    drop(shell);
+    until("it is removed", || exec.remove_if_empty().unwrap());
+    assert!(!home.dir("freezer", "c/exec-e").exists() && home.dir("freezer", "c").exists());
+    assert!(exec.remove_if_empty().unwrap(), "fine if it is gone");
+}
+
+/// More cgroups than a list takes.
+#[test]
+fn nobody_is_safe_by_the_number_of_cgroups() {
+    let Some(home) = Home::v1() else { return };
+    let container = home.create("c", "{}");
+    let mut init = Shell::run(&container, "exec sleep 1000");
+    for number in 0..16500 {
+        container.exec_child(&number.to_string()).unwrap();
+    }
+    // In the middle, as lists come.
+    let exec = container.exec_child("e").unwrap();
+    let mut other = Shell::run(&exec, "exec sleep 1000");
+    assert!(container.processes().is_err());
+    Cgroup::from_join(&container.join()).kill().unwrap();
+    assert_eq!((init.signal(), other.signal()), (Some(9), Some(9)));
+    container.remove().unwrap();
+    assert!(!home.dir("freezer", "c").exists());
+}

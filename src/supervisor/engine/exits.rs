@@ -15,7 +15,6 @@ use super::super::container::{self, Container, Ticket};
 use super::super::oom;
 use super::super::protocol::{Event, ExecExit, Failure, Phase, Reply};
 use super::super::record::ExitRecord;
-use super::launches::remove_cgroup;
 use super::{Engine, OOM_CHECKS};
 
 /// What the reaper learns of a process.
@@ -193,7 +192,7 @@ impl Engine {
         let Some(exec) = container.execs.remove(&serial) else {
             return;
         };
-        remove_cgroup(exec.cgroup.as_ref());
+        container.leftovers.add(exec.cgroup);
         let exit = ExecExit {
             container: container.id.clone(),
             exec_id: exec.exec_id,

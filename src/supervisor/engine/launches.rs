@@ -70,6 +70,7 @@ impl Engine {
             outputs: [None, None],
             sinks: Default::default(),
             execs: Default::default(),
+            leftovers: Default::default(),
             exit: None,
             oom_kills,
             oom_seen: false,
@@ -249,10 +250,11 @@ impl Engine {
         let serial = self.serial();
         let stdio = take_stdio(&exec, descriptors)?;
         let found = self.find(id)?.serial;
-        let Some(container) = self.containers.get(&found) else {
+        let Some(container) = self.containers.get_mut(&found) else {
             return Ok(());
         };
         check_exec(container, &exec)?;
+        container.leftovers.sweep();
         let own = exec
             .own_cgroup
             .then_some(container.config.cgroup.as_ref())
@@ -285,7 +287,7 @@ impl Engine {
         let (pid, pidfd, pending) = match launched {
             Ok(launched) => launched,
             Err(failure) => {
-                remove_cgroup(cgroup.as_ref());
+                container.leftovers.add(cgroup);
                 return Err(failure);
             }
         };
@@ -434,15 +436,4 @@ fn check_exec(container: &Container, exec: &Exec) -> Result<(), Error> {
         return Err(Error::new(Kind::ResourceExhausted, message));
     }
     Ok(())
-}
-
-/// Removes an exec's cgroup. If descendants live in it, it goes with the container's: to wait for them here would hold
-/// everything else up.
-pub(super) fn remove_cgroup(cgroup: Option<&Cgroup>) {
-    let empty = |cgroup: &&Cgroup| cgroup.processes().is_ok_and(|processes| processes.is_empty());
-    if let Some(cgroup) = cgroup.filter(empty)
-        && let Err(e) = cgroup.remove()
-    {
-        eprintln!("remove the cgroup of an exec: {e}");
-    }
 }

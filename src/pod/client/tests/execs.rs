@@ -198,6 +198,47 @@ async fn cgroups_find_every_descendant() {
 }
 
 #[tokio::test]
+async fn what_execs_leave_behind_leaves_no_cgroups() {
+    let Some(cgroup) = TestCgroup::new() else {
+        return eprintln!("needs a version 1 hierarchy");
+    };
+    let mut pod = Pod::spawn(&launcher().await, |_| {}).await;
+    let plan = Plan {
+        cgroup: vec![cgroup.0.clone()],
+        ..Plan::shell("exec sleep 1000")
+    };
+    let mut config = pod.config(&plan);
+    config.cgroup = Some(cgroup.join());
+    let id = pod.start(config).await;
+    for name in ["first", "second"] {
+        let own = Exec {
+            own_cgroup: true,
+            ..exec(name, "sleep 1000 & exit 0")
+        };
+        pod.client.exec(&id, own, ExecStdio::default()).await.unwrap();
+        assert_eq!(pod.exec_exit().await.exit_code, 0);
+    }
+    let dirs = ["exec-first", "exec-second"].map(|name| cgroup.0.join(name));
+    assert!(dirs.iter().all(|dir| dir.exists()), "their descendants live");
+    for dir in &dirs {
+        crate::cgroup::Cgroup::from_join(&CgroupJoin::V1(vec![dir.clone()]))
+            .kill()
+            .unwrap();
+    }
+    let own = Exec {
+        own_cgroup: true,
+        ..exec("third", "exit 0")
+    };
+    pod.client.exec(&id, own, ExecStdio::default()).await.unwrap();
+    pod.exec_exit().await;
+    assert!(!dirs.iter().any(|dir| dir.exists()));
+    assert!(!cgroup.0.join("exec-third").exists());
+    pod.client.signal(&id, 9, false).await.unwrap();
+    pod.exit_of(&id).await;
+    pod.end().await;
+}
+
+#[tokio::test]
 async fn execs_die_with_the_connection_if_so_asked() {
     let pod = Pod::spawn(&launcher().await, |_| {}).await;
     let id = pod.start(pod.config(&Plan::shell("exec sleep 1000"))).await;
