@@ -80,6 +80,9 @@ devices:
                     echo; id -G | tr ' ' '\\n' | grep -c 4242; cat /tmp/hooked; touch /usr/lib/vendor 2>&1 | grep -c Read-only";
         let seen = husk.cri.sh(&id, text).await?;
         ensure!(seen == "all one\n 00 00\nvendor library\n1\nhooked\n1", "{seen}");
+        let user = husk.cri.status(&id).await?.user.context("no user in the status")?;
+        let user = user.linux.context("no user in the status")?;
+        ensure!(user.supplemental_groups.contains(&4242), "{user:?}");
         let state: serde_json::Value = serde_json::from_slice(&std::fs::read(&told)?)?;
         ensure!(
             state["id"] == id.as_str() && state["pid"] == husk.cri.pid(&id).await?,

@@ -1,7 +1,7 @@
 //! What plugins of the node resource interface may change: containers that are being made, and limits of those that run.
 
 use anyhow::{Context, Result, ensure};
-use husk_e2e::config::sleeper;
+use husk_e2e::config::{labels, sleeper};
 use husk_e2e::nri::{ALL, Answer, Fields, Plugin, Record, Socket, consent, on, recorded};
 use husk_e2e::v1::*;
 use husk_e2e::{CriExt, Husk, eventually, run_with};
@@ -427,6 +427,123 @@ async fn a_plugin_can_evict_a_container() -> Result<()> {
         request.put_message(2, &pair(&id, "too greedy"));
         plugin.call("UpdateContainers", request).await?;
         husk.cri.wait_exit(&id).await?;
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn no_two_containers_get_one_cgroup() -> Result<()> {
+    let socket = Socket::new("cgroup");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let above = husk.cgroup_parent();
+        let at = format!("{above}/shared");
+        // The name of a container says where it is to go.
+        let answer = on("CreateContainer", move |event| {
+            let path = match event.request.message(2).text(3).as_str() {
+                "above" => above.clone(),
+                "out" => "/a/../b".to_owned(),
+                "own" => return consent(event),
+                _ => at.clone(),
+            };
+            adjust(|adjustment| {
+                let mut linux = Fields::default();
+                linux.put_text(3, &path);
+                adjustment.put_message(6, &linux);
+            })
+        });
+        let record = Record::default();
+        let _plugin = Plugin::join(&socket.0, "10-cgroup", ALL, &record, answer).await?;
+        let pod = husk.cri.pod(husk.pod_config("cgroup")).await?;
+        let first = husk.cri.launch(&pod, sleeper("first", &image)).await?;
+        let seen = husk.cri.sh(&first, "cat /proc/1/cgroup").await?;
+        let own = husk.cri.launch(&pod, sleeper("own", &image)).await?;
+        for name in ["second", "above"] {
+            let refused = husk.cri.create(&pod, sleeper(name, &image)).await;
+            let refused = refused.refused_with(Code::FailedPrecondition)?;
+            ensure!(refused.message().contains("cgroup path"), "{refused:?}");
+        }
+        let out = husk.cri.create(&pod, sleeper("out", &image)).await;
+        out.refused_with(Code::InvalidArgument)?;
+        for id in [&first, &own] {
+            ensure!(husk.cri.status(id).await?.state() == ContainerState::ContainerRunning);
+        }
+        ensure!(husk.cri.sh(&first, "cat /proc/1/cgroup").await? == seen);
+
+        // A plugin that comes later is shown those that are, and no others.
+        let late = Plugin::join(&socket.0, "20-late", ALL, &Record::default(), consent).await?;
+        let events = late.events();
+        let state = events.iter().find(|e| e.method == "Synchronize");
+        let shown = state.context("not synchronized")?.request.messages(2);
+        ensure!(shown.len() == 2, "{shown:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_one_plugin_removed_the_next_is_not_shown() -> Result<()> {
+    let socket = Socket::new("removed");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let remove = on("CreateContainer", |_| {
+            adjust(|adjustment| {
+                adjustment.put_message(2, &pair("-example.com/drop", ""));
+            })
+        });
+        let record = Record::default();
+        let _first = Plugin::join(&socket.0, "10-remove", ALL, &Record::default(), remove).await?;
+        let _second = Plugin::join(&socket.0, "20-look", ALL, &record, consent).await?;
+        let pod = husk.cri.pod(husk.pod_config("removed")).await?;
+        let mut config = sleeper("main", &image);
+        config.annotations = labels(&[("example.com/drop", "x"), ("example.com/keep", "y")]);
+        husk.cri.launch(&pod, config).await?;
+        for method in ["CreateContainer", "PostStartContainer"] {
+            let events = recorded(&record);
+            let event = events.iter().find(|e| e.method == method).context(method)?;
+            let shown = event.request.message(2).messages(6);
+            let keys: Vec<String> = shown.iter().map(|pair| pair.text(1)).collect();
+            ensure!(
+                keys.contains(&"example.com/keep".to_owned()),
+                "{method}: {keys:?}"
+            );
+            ensure!(
+                !keys.contains(&"example.com/drop".to_owned()),
+                "{method}: {keys:?}"
+            );
+        }
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn what_a_plugin_asked_for_is_finished_after_its_death() -> Result<()> {
+    let socket = Socket::new("death");
+    run_with(socket.options(""), async |husk| {
+        let image = husk.busybox().await?;
+        let plugin = Plugin::join(&socket.0, "10-dies", ALL, &Record::default(), consent).await?;
+        let pod = husk.cri.pod(husk.pod_config("death")).await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+        // So many that it dies in the midst of them.
+        let mut request = Fields::default();
+        for number in 0..300 {
+            request.put_message(1, &update(&id, 100 + number));
+        }
+        let call = plugin.call("UpdateContainers", request);
+        let begun = eventually("the first is done", async || {
+            Ok((shares_of(husk, &id).await? >= 100).then_some(()))
+        });
+        tokio::select! {
+            begun = begun => begun?,
+            answer = call => drop(answer?),
+        }
+        drop(plugin);
+        eventually("the last is done", async || {
+            Ok((shares_of(husk, &id).await? == 399).then_some(()))
+        })
+        .await?;
         Ok(())
     })
     .await

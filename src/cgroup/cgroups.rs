@@ -7,10 +7,10 @@ use std::sync::Arc;
 use oci_spec::runtime::LinuxResources;
 
 use crate::types::error::Context;
-use crate::types::{ContainerId, PodId, Result};
+use crate::types::{ContainerId, Error, PodId, Result};
 
 use super::group::{Cgroup, Tree};
-use super::kill::children;
+use super::kill::{children, in_use};
 use super::mounts::{self, Mounts};
 use super::systemd::{self, Place};
 use super::v1::{self, Nodes};
@@ -126,6 +126,43 @@ impl Cgroups {
         let path = self.place(path)?.path;
         let dirs: Vec<PathBuf> = self.0.unused.iter().map(|mount| mount.join(&path)).collect();
         remove::remove(dirs.iter().map(PathBuf::as_path))
+    }
+
+    /// Checks a path that somebody else than husk chose for a container of which nothing is made yet. Whatever is in a
+    /// container's cgroup, and below it, is killed when it ends: so that may be none of the cgroups of other `containers`,
+    /// none above or below them, none that pods' `parents` are in, and nothing may live there. An empty directory, as an
+    /// earlier try may have left it, is fine.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a path that leads elsewhere; `FailedPrecondition` for one that is in use.
+    pub fn check_free(&self, path: &str, containers: &[String], parents: &[String]) -> Result<()> {
+        let wanted = self.place(path)?.path;
+        // Of what has no such place nothing is in the way.
+        let places = |paths: &[String]| -> Vec<PathBuf> {
+            let places = paths.iter().filter_map(|p| self.place(p).ok());
+            places.map(|place| place.path).collect()
+        };
+        let refuse = |why: String| {
+            Err(Error::precondition(format!(
+                "cgroup path {path:?}: {why}: all that is in a container's cgroup is killed when it ends, so each needs one \
+                 of its own"
+            )))
+        };
+        let overlaps = |other: &&PathBuf| other.starts_with(&wanted) || wanted.starts_with(other);
+        if let Some(other) = places(containers).iter().find(overlaps) {
+            return refuse(format!("another container's is {}", other.display()));
+        }
+        if let Some(parent) = places(parents).iter().find(|p| p.starts_with(&wanted)) {
+            return refuse(format!("the containers of a pod are in {}", parent.display()));
+        }
+        let dirs = self.tree(&wanted).paths();
+        match dirs.iter().find(|dir| in_use(dir)) {
+            Some(dir) => refuse(format!(
+                "{} exists and has processes or cgroups in it",
+                dir.display()
+            )),
+            None => Ok(()),
+        }
     }
 
     /// The path of a container's cgroup below `parent`, which is what kubelet names or [`Cgroups::pod_path`] makes.

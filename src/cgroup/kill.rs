@@ -303,6 +303,11 @@ pub(super) fn is_empty(dir: &Path) -> bool {
     .is_ok()
 }
 
+/// Whether there are processes or other cgroups in `dir`.
+pub(super) fn in_use(dir: &Path) -> bool {
+    !children(dir).is_empty() || !is_empty(dir)
+}
+
 /// Asks until the answer is yes or the time is up: every millisecond at first, then ever more rarely.
 pub(super) fn wait_until(patience: Duration, mut done: impl FnMut() -> bool) -> bool {
     let start = Instant::now();

@@ -206,7 +206,7 @@ impl Nri {
                 break;
             }
             if let Some(container) = &mut request.container {
-                view::refresh(container, facts, &creation.spec);
+                creation.show(container, facts);
             }
         }
         if outcome.is_ok() {
@@ -216,8 +216,11 @@ impl Nri {
         if outcome.is_ok() {
             outcome = creation.add_cdi_devices(self, facts).await;
             if let Some(container) = &mut request.container {
-                view::refresh(container, facts, &creation.spec);
+                creation.show(container, facts);
             }
+        }
+        if outcome.is_ok() {
+            outcome = self.check_cgroup(facts, &creation.spec).await;
         }
         let fixed = request.container.clone().unwrap_or_default();
         if let Err(refusal) = outcome {
@@ -238,6 +241,25 @@ impl Nri {
         self.known().containers.insert(facts.id.clone(), known);
         self.carry_out(creation.pending).await;
         Ok(())
+    }
+
+    /// Checks the cgroup that plugins chose, if they did. While events are held, so that no two containers get one.
+    async fn check_cgroup(&self, facts: &ContainerFacts, spec: &Spec) -> Result<()> {
+        let path = spec.linux().as_ref().and_then(|l| l.cgroups_path().as_ref());
+        let path = path.and_then(|p| p.to_str()).unwrap_or_default();
+        if path == facts.cgroup_path {
+            return Ok(());
+        }
+        let runtime = self.runtime()?;
+        let (containers, parents) = {
+            let known = self.known();
+            let linux = known.containers.values().filter_map(|c| c.fixed.linux.as_ref());
+            let containers: Vec<String> = linux.map(|l| l.cgroups_path.clone()).collect();
+            let pods = known.pods.values();
+            (containers, pods.map(|k| runtime.cgroup_parent(&k.pod)).collect())
+        };
+        let checked = runtime.check_cgroup(path, containers, parents).await;
+        checked.map_err(|e| e.context("the cgroup that an NRI plugin set"))
     }
 
     pub(super) async fn update(
@@ -293,6 +315,12 @@ struct Creation<'a> {
 }
 
 impl Creation<'_> {
+    /// Shows the container as it has become.
+    fn show(&self, container: &mut p::Container, facts: &ContainerFacts) {
+        let gone = |key: &str| self.combined.annotations.contains_key(&adjust::removal(key));
+        view::refresh(container, facts, &self.spec, gone);
+    }
+
     async fn ask(&mut self, plugin: &Plugin, request: &p::CreateContainerRequest) -> Result<()> {
         use prost::Message as _;
 

@@ -85,22 +85,27 @@ pub fn fixed(facts: &ContainerFacts, spec: &Spec) -> p::Container {
         }),
         ..Default::default()
     };
-    refresh(&mut container, facts, spec);
+    refresh(&mut container, facts, spec, |_| false);
     if let Some(linux) = &mut container.linux {
         linux.seccomp_profile = Some(seccomp_profile(config.security.seccomp.as_ref()));
     }
     container
 }
 
-/// Takes over from a spec that has changed.
-pub fn refresh(container: &mut p::Container, facts: &ContainerFacts, spec: &Spec) {
+/// Takes over from a spec that has changed. What the client annotated is not in there: a plugin may have `removed` it.
+pub fn refresh(
+    container: &mut p::Container,
+    facts: &ContainerFacts,
+    spec: &Spec,
+    removed: impl Fn(&str) -> bool,
+) {
     let mut annotations: BTreeMap<_, _> = spec
         .annotations()
         .clone()
         .unwrap_or_default()
         .into_iter()
         .collect();
-    for (key, value) in &facts.config.annotations {
+    for (key, value) in facts.config.annotations.iter().filter(|(k, _)| !removed(k)) {
         annotations.entry(key.clone()).or_insert_with(|| value.clone());
     }
     container.annotations = annotations;

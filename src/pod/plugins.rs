@@ -13,10 +13,10 @@ use tracing::warn;
 use crate::types::Resources;
 use crate::types::error::{Error, Result};
 
-use super::Runtime;
 use super::container::{Container, ContainerFacts};
 use super::create::Prepared;
 use super::sandbox::Pod;
+use super::{Runtime, blocking};
 
 /// An event of a pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,6 +149,21 @@ impl Runtime {
         });
     }
 
+    /// Checks the cgroup that plugins chose for a container, against those of other `containers` and the `parents` of
+    /// those of pods.
+    ///
+    /// # Errors
+    /// As [`crate::cgroup::Cgroups::check_free`].
+    pub async fn check_cgroup(
+        &self,
+        path: &str,
+        containers: Vec<String>,
+        parents: Vec<String>,
+    ) -> Result<()> {
+        let (cgroups, path) = (Arc::clone(&self.parts.cgroups), path.to_owned());
+        blocking(move || cgroups.check_free(&path, &containers, &parents)).await
+    }
+
     /// Lets plugins change what is going to be made of a container, and then does what depends on their changes.
     pub(super) async fn adjust(&self, pod: &Arc<Pod>, prepared: &mut Prepared) -> Result<()> {
         if let Some(plugins) = self.plugins.get() {
@@ -170,12 +185,14 @@ impl Runtime {
         if prepared.facts.runtime.is_none() {
             super::create::cdi::show_root(&mut prepared.spec, &self.paths.mount_point());
         }
+        // Vendors' files of devices add groups.
+        prepared.facts.groups = super::create::groups(&prepared.spec);
         prepared.facts.late_hooks = super::late_hooks::any(&prepared.spec);
         let linux = prepared.spec.linux().as_ref();
         if let Some(path) = linux.and_then(|l| l.cgroups_path().as_ref()) {
             let path = path
                 .to_str()
-                .filter(|p| !p.is_empty() && !p.split('/').any(|part| part == ".."))
+                .filter(|p| !p.is_empty())
                 .ok_or_else(|| Error::invalid(format!("a plugin set the cgroup path to {path:?}")))?;
             path.clone_into(&mut prepared.facts.cgroup_path);
         }

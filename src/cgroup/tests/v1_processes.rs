@@ -215,3 +215,36 @@ fn nobody_is_safe_by_the_number_of_cgroups() {
     container.remove().unwrap();
     assert!(!home.dir("freezer", "c").exists());
 }
+
+#[test]
+fn a_cgroup_that_others_live_in_is_not_free() {
+    let Some(home) = Home::v1() else { return };
+    let free = |name: &str, containers: &[&str], parents: &[&str]| {
+        let of = |names: &[&str]| names.iter().map(|n| home.path(n)).collect::<Vec<_>>();
+        home.cgroups
+            .check_free(&home.path(name), &of(containers), &of(parents))
+    };
+    let refused = |name: &str, containers: &[&str], parents: &[&str]| {
+        let error = free(name, containers, parents).unwrap_err();
+        assert_eq!(error.kind(), crate::types::Kind::FailedPrecondition, "{error}");
+        assert!(error.message().contains(&home.path(name)), "{error}");
+    };
+    free("new", &["other", "newer"], &["pod", "newer"]).unwrap();
+    free("pod/new", &["pod/other"], &["pod"]).unwrap();
+    refused("c", &["other", "./c/"], &[]);
+    refused("c", &["c/below"], &[]);
+    refused("c/below", &["c"], &[]);
+    refused("pod", &[], &["pod"]);
+    refused("pods", &[], &["pods/pod1"]);
+    let error = free("a/../b", &[], &[]).unwrap_err();
+    assert_eq!(error.kind(), crate::types::Kind::InvalidArgument);
+
+    // As an earlier try left it.
+    let left = home.create("left", "{}");
+    free("left", &[], &[]).unwrap();
+    let shell = Shell::run(&left, "exec sleep 1000");
+    refused("left", &[], &[]);
+    drop(shell);
+    home.create("parent/child", "{}");
+    refused("parent", &[], &[]);
+}

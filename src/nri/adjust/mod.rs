@@ -27,6 +27,11 @@ use owners::{Owners, claim_resources};
 /// A key that begins with this asks for removal.
 const REMOVAL: char = '-';
 
+/// The key that asks for the removal of `key`.
+pub fn removal(key: &str) -> String {
+    format!("{REMOVAL}{key}")
+}
+
 /// Claims and applies what one plugin wants of the container `id`.
 ///
 /// # Errors

@@ -234,7 +234,7 @@ impl Runtime {
             cgroup_path: made.cgroup_path,
             uid: made.user.uid,
             gid: made.user.gid,
-            groups: made.user.additional_gids,
+            groups: groups(&made.spec),
             runtime: self.parts.handlers.find(&supervisor.facts.handler)?.plan(
                 self.paths.container_run(&pod.id, &id),
                 self.overlay(&id, &rootfs),
@@ -275,6 +275,14 @@ fn ready_supervisor(pod: &Pod) -> Result<Supervisor> {
 
 fn not_ready(pod: &Pod) -> Error {
     Error::precondition(format!("pod sandbox {} is not ready", pod.id))
+}
+
+/// The further groups of a container's process, with those that vendors' files of devices add.
+pub(super) fn groups(spec: &Spec) -> Vec<u32> {
+    let process = spec.process().as_ref();
+    process
+        .and_then(|p| p.user().additional_gids().clone())
+        .unwrap_or_default()
 }
 
 /// What a repeated request has to agree in. kubelet makes the file for the termination message anew at each try, under a
