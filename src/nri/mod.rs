@@ -135,11 +135,16 @@ impl Nri {
         let worker = tokio::spawn(Arc::clone(&self).work(Arc::clone(&plugin), requests));
         match self.join(&plugin).await {
             Ok(()) => plugin.connection().closed().await,
-            Err(error) => warn!(%error, "NRI plugin could not join"),
+            Err(error) => {
+                warn!(%error, "NRI plugin could not join");
+                plugin.connection().close("it could not join");
+            }
         }
         info!(plugin = %plugin.name, reason = %plugin.connection().reason(), "NRI plugin is gone");
-        worker.abort();
         self.plugins.lock().await.retain(|p| !p.is_gone());
+        // No more requests come, and the one it works on is not given up half-way: limits that the kernel has and the
+        // records have not would be lost with the next restart.
+        let _ = worker.await;
     }
 
     /// Gives a plugin the state of the node and takes it into the circle of those who are asked.
