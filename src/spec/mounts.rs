@@ -44,19 +44,25 @@ pub struct ResolvedMount {
     pub gid_mappings: Vec<IdMapping>,
 }
 
-/// All mounts in the order they are made: husk's, then the client's with parents before children.
+/// All mounts in the order they are made.
 pub fn mounts(inputs: &ContainerInputs<'_>) -> Vec<Mount> {
-    let mut wanted: Vec<&ResolvedMount> = inputs.mounts.iter().collect();
-    wanted.sort_by_key(|m| m.container_path.components().count());
-
-    let mut list = system(inputs);
-    list.extend(pod_files(inputs));
-    // What the client mounts at a path replaces what husk would have put there.
-    list.retain(|m| !wanted.iter().any(|w| w.container_path == *m.destination()));
-    list.extend(wanted.into_iter().map(|m| match &m.image {
+    let wanted = inputs.mounts.iter().map(|m| match &m.image {
         Some(volume) => image(m, volume),
         None => bind(m),
-    }));
+    });
+    in_order(system(inputs), pod_files(inputs), wanted.collect())
+}
+
+/// The system's first: who mounts the node's `/sys` wants all of it, and not the container's own cgroups in there. Then
+/// the pod's files and what the client wants, parents before children: a volume at `/etc` must not cover `/etc/hosts`.
+fn in_order(mut list: Vec<Mount>, mut files: Vec<Mount>, wanted: Vec<Mount>) -> Vec<Mount> {
+    // What the client mounts at a path replaces what husk would have put there.
+    let ours = |m: &Mount| !wanted.iter().any(|w| w.destination() == m.destination());
+    list.retain(ours);
+    files.retain(ours);
+    files.extend(wanted);
+    files.sort_by_key(|m| m.destination().components().count());
+    list.extend(files);
     list
 }
 
@@ -202,4 +208,51 @@ fn mount(to: impl AsRef<Path>, kind: &str, source: impl AsRef<Path>, options: &[
         .set_source(Some(source.as_ref().to_owned()))
         .set_options(Some(options.iter().map(|o| (*o).to_owned()).collect()));
     mount
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(files: &[&str], wanted: &[&str]) -> Vec<String> {
+        let system = ["/proc", "/dev", "/dev/pts", "/sys", "/sys/fs/cgroup"];
+        let list = |paths: &[&str], source: &str| {
+            let made = paths.iter().map(|to| mount(to, "bind", source, &[]));
+            made.collect::<Vec<_>>()
+        };
+        let ordered = in_order(list(&system, "husk"), list(files, "pod"), list(wanted, "client"));
+        let shown = ordered
+            .iter()
+            .skip_while(|m| m.source().as_deref() == Some(Path::new("husk")));
+        let source = |m: &Mount| m.source().clone().unwrap_or_default();
+        let text = |m: &Mount| format!("{} {}", source(m).display(), m.destination().display());
+        shown.map(text).collect()
+    }
+
+    #[test]
+    fn volumes_do_not_cover_the_pods_files() {
+        let files = ["/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/dev/shm"];
+        assert_eq!(
+            order(&files, &["/data/b/c", "/etc", "/data/", "/etc/hosts", "/dev"]),
+            [
+                "client /etc",
+                "client /data/",
+                "client /dev",
+                "pod /etc/hostname",
+                "pod /etc/resolv.conf",
+                "pod /dev/shm",
+                "client /etc/hosts",
+                "client /data/b/c",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_nodes_sys_is_shown_whole() {
+        // Nothing of husk's comes behind it.
+        assert_eq!(
+            order(&["/etc/hosts"], &["/sys"]),
+            ["client /sys", "pod /etc/hosts"]
+        );
+    }
 }
