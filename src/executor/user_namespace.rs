@@ -8,14 +8,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{
-    Signal, WaitId, WaitIdOptions, chdir, pidfd_send_signal, set_parent_process_death_signal, setsid, waitid,
-};
+use rustix::process::{Signal, WaitId, WaitIdOptions, chdir, getpid, pidfd_send_signal, setsid, waitid};
 
 use crate::spec::plan::{LaunchPlan, NamespaceKind};
 use crate::sys::clone::{clone_process, clone_sibling, exit_now};
 use crate::sys::namespace::{enter, unshare};
-use crate::sys::process::set_undumpable;
+use crate::sys::process::{die_with, set_undumpable};
 use crate::types::security::IdMapping;
 
 use super::error::{During, LaunchError, Step};
@@ -141,8 +139,11 @@ fn of_process(pid: i32) -> Step<OwnedFd> {
 
 /// A user namespace with these maps that no process is in.
 pub(super) fn with_maps(uids: &[IdMapping], gids: &[IdMapping]) -> Step<OwnedFd> {
+    let parent = getpid();
     let holder = clone_process(NamespaceKind::User.clone_flag(), None, || {
-        let _ = set_parent_process_death_signal(Some(Signal::KILL));
+        if !die_with(parent) {
+            return super::error::NOT_STARTED;
+        }
         loop {
             std::thread::sleep(Duration::from_secs(3600));
         }

@@ -43,6 +43,13 @@ pub fn reset_signals() {
     };
 }
 
+/// Has the calling process killed when its parent ends. `false` if `parent` is not its parent any more: of an end before
+/// this took effect nobody tells, so the caller has to end by itself.
+pub fn die_with(parent: rustix::process::Pid) -> bool {
+    use rustix::process::{Signal, getppid, set_parent_process_death_signal};
+    set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(parent)
+}
+
 /// Hides the process from ptrace and from `/proc/<pid>` access by others until it executes a program.
 ///
 /// # Errors
@@ -166,5 +173,25 @@ fn check(result: libc::c_long) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::sys::clone::clone_process;
+    use rustix::process::{WaitId, WaitIdOptions, getpid, getppid, waitid};
+
+    #[test]
+    fn a_parent_that_is_gone_is_noticed() {
+        let says = |parent| {
+            let child = clone_process(0, None, || i32::from(die_with(parent))).unwrap();
+            let status = waitid(WaitId::PidFd(child.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap();
+            status.unwrap().exit_status()
+        };
+        assert_eq!(says(getpid()), Some(1));
+        // As after the parent's end: it is another's child.
+        assert_eq!(says(getppid().unwrap()), Some(0));
     }
 }

@@ -12,10 +12,11 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, pidfd_send_signal, set_parent_process_death_signal};
+use rustix::process::{Pid, Signal, getpid, pidfd_send_signal};
 
 use crate::spec::plan::{RuntimePlan, image_path};
 use crate::sys::clone::{Child, clone_process};
+use crate::sys::process::die_with;
 
 use super::super::error::{Cause, During, LaunchError, NOT_EXECUTABLE, NOT_FOUND, Step, describe};
 use super::reap;
@@ -71,7 +72,8 @@ impl<'a> Call<'a> {
             .during("make", || "a pipe for the OCI runtime")?;
         let argv = self.argv(log, last)?;
         let env = environment()?;
-        let child = clone_process(0, None, || execute(&argv, &env, &say))
+        let helper = getpid();
+        let child = clone_process(0, None, || execute(helper, &argv, &env, &say))
             .map_err(|e| LaunchError::errno("clone", self.object(), e.number()))?;
         drop(say);
         self.wait(&child)?;
@@ -172,9 +174,11 @@ fn name_images(plan: &RuntimePlan, mut reason: String) -> (String, bool) {
 }
 
 /// Becomes the program; comes back only if that fails.
-fn execute(argv: &[CString], env: &[CString], say: &OwnedFd) -> i32 {
-    // The helper cannot have died unnoticed for long: its end takes the pipe's other end away, and nobody waits.
-    let _ = set_parent_process_death_signal(Some(Signal::KILL));
+fn execute(helper: Pid, argv: &[CString], env: &[CString], say: &OwnedFd) -> i32 {
+    // For a helper that is gone nothing is to be made.
+    if !die_with(helper) {
+        return NOT_FOUND;
+    }
     let Some(program) = argv.first() else {
         return NOT_FOUND;
     };
