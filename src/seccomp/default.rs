@@ -61,7 +61,8 @@ const ALWAYS: &[&str] = &[
      clock_nanosleep_time64 clock_adjtime clock_adjtime64 adjtimex nanosleep getitimer setitimer timer_create
      timer_delete timer_getoverrun timer_gettime timer_gettime64 timer_settime timer_settime64 timerfd_create
      timerfd_gettime timerfd_gettime64 timerfd_settime timerfd_settime64",
-    // Network; `socket` itself is below.
+    // Network; `socket` itself is below. 32-bit x86 has `socketcall` besides, whose arguments no filter sees: it is a way
+    // around that list, and one that programs of before Linux 4.3 need.
     "socketpair socketcall bind connect listen accept accept4 getsockname getpeername getsockopt setsockopt shutdown
      send sendto sendmsg sendmmsg recv recvfrom recvmsg recvmmsg recvmmsg_time64",
     // System V and POSIX IPC.
@@ -108,6 +109,11 @@ const PERSONALITIES: [u64; 5] = [0, 0x8, 0x2_0000, 0x2_0008, 0xffff_ffff];
 /// AF_VSOCK" lets `1 << 32 | AF_VSOCK` through. Left out are AF_VSOCK (reaches the hypervisor and other machines on
 /// it, whatever the network namespace), AF_ALG (kernel cryptography, little used and a frequent way to root) and
 /// families that Linux no longer has.
+///
+/// This holds for socket(2) alone. On x86 a program can get any family by 32-bit `socketcall`, even in a 64-bit
+/// container (`int 0x80`). It stays allowed, as with Docker and containerd: Docker denied it for a while and took that
+/// back, since 32-bit programs broke, and a list of families for them is for AppArmor or SELinux to keep. Who has no
+/// such programs can deny it with a profile of their own.
 const FAMILIES: &[i32] = &[
     libc::AF_UNSPEC,
     libc::AF_UNIX,

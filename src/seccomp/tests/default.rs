@@ -68,6 +68,19 @@ fn ordinary_calls_pass_on_every_abi() {
     }
 }
 
+/// Known and documented: its arguments cannot be seen, and old programs know nothing else.
+#[test]
+fn families_are_listed_for_socket_alone() {
+    let machine = Machine::new(Abi::X86_64, CapSet::DEFAULT);
+    for family in [libc::AF_ALG, libc::AF_VSOCK] {
+        for abi in [Abi::X86_64, Abi::X86] {
+            let family = u64::from(family.unsigned_abs());
+            assert_eq!(machine.call(abi, "socket", &[family]), EPERM, "{abi:?} {family}");
+        }
+    }
+    assert_eq!(machine.call(Abi::X86, "socketcall", &[1]), ALLOW);
+}
+
 #[test]
 fn dangerous_calls_fail() {
     for native in [Abi::X86_64, Abi::Aarch64] {
