@@ -2,10 +2,12 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::process::{Signal, WaitId, WaitIdOptions, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, kill_process_group, pidfd_send_signal, setsid, waitid,
+};
 
 use crate::spec::plan::{Hook, Hooks};
-use crate::sys::clone::clone_process;
+use crate::sys::clone::{Child, clone_process};
 use crate::sys::process::reset_signals;
 
 use super::error::{self, During, LaunchError, Step};
@@ -32,8 +34,10 @@ pub enum Progress {
 }
 
 impl Drop for Launch {
-    /// A supplier that is still there supplies nobody. It may hang, so it is not waited for.
+    /// A supplier that is still there supplies nobody, and hooks that still run are of no use to anybody. They may hang,
+    /// so they are not waited for.
     fn drop(&mut self) {
+        self.end_hooks();
         if let Some(pidfd) = self.supplier.take() {
             let _ = pidfd_send_signal(&pidfd, Signal::KILL);
             let _ = waitid(
@@ -58,6 +62,8 @@ pub struct Launch {
     executing: bool,
     /// The process that supplies it with what it may not open itself.
     supplier: Option<OwnedFd>,
+    /// The process that runs hooks of the runtime.
+    hooks: Option<Child>,
 }
 
 impl Launch {
@@ -69,6 +75,7 @@ impl Launch {
             console: None,
             executing: false,
             supplier: None,
+            hooks: None,
         }
     }
 
@@ -104,6 +111,22 @@ impl Launch {
         }
     }
 
+    /// Ends the process that runs hooks, and the hook that it runs, which is in its process group.
+    fn end_hooks(&mut self) {
+        let Some(runner) = self.hooks.take() else { return };
+        // As long as it is not reaped, the number of the group is nobody else's. If it is, no hook is left.
+        if pidfd_send_signal(&runner.pidfd, Signal::KILL).is_err() {
+            return;
+        }
+        if let Some(group) = Pid::from_raw(runner.pid) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
+        let _ = waitid(
+            WaitId::PidFd(runner.pidfd.as_fd()),
+            WaitIdOptions::EXITED | WaitIdOptions::NOHANG,
+        );
+    }
+
     /// Becomes readable when [`Launch::advance`] has something to say.
     pub fn sync_fd(&self) -> BorrowedFd<'_> {
         self.sync.as_fd()
@@ -124,6 +147,8 @@ impl Launch {
                 Received::Message(Message::BeforePivot, _) => Ok(Progress::BeforePivot),
                 Received::Message(Message::Ready { notes }, _) => {
                     self.reap_supplier();
+                    // They are done: it would not be ready otherwise.
+                    self.hooks = None;
                     Ok(Progress::Ready {
                         console: self.console.take(),
                         notes,
@@ -153,15 +178,20 @@ impl Launch {
     }
 
     /// Runs the plan's hooks of the runtime after [`Progress::BeforePivot`], in a process of their own, and goes on if
-    /// they succeed. Comes back at once.
+    /// they succeed. Comes back at once. That process ends with the launch: when the container is killed meanwhile, and
+    /// when the launch is dropped.
     ///
     /// # Errors
     /// If that process cannot be cloned.
     pub fn resume_after_hooks(&mut self, list: &Hooks) -> Result<(), LaunchError> {
         let state = hooks::with_status(list.state.as_ref(), "creating", self.pid);
         let sync = &self.sync;
-        clone_process(0, None, || {
+        let runner = clone_process(0, None, || {
             reset_signals();
+            // A process group of its own, by which its hooks are found.
+            if setsid().is_err() {
+                return error::NOT_STARTED;
+            }
             let Ok(sync) = streams::keep_only(sync.as_fd()) else {
                 return error::NOT_STARTED;
             };
@@ -173,8 +203,9 @@ impl Launch {
             }
             0
         })
-        .map(drop)
-        .during("clone", || "the process that runs hooks")
+        .during("clone", || "the process that runs hooks")?;
+        self.hooks = Some(runner);
+        Ok(())
     }
 
     /// Lets a process that waits at its gate run its program.

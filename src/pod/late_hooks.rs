@@ -12,9 +12,6 @@ use crate::types::error::{Error, Result};
 use super::container::Container;
 use super::{Runtime, blocking};
 
-/// Seconds that a hook may take which names no limit: it must not hold up its pod for ever.
-const PATIENCE: i64 = 120;
-
 /// When hooks run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Stage {
@@ -68,12 +65,7 @@ impl Runtime {
         let Some(all) = spec.hooks() else {
             return Ok(());
         };
-        let (name, mut list) = stage.list(all);
-        for hook in &mut list {
-            if hook.timeout().is_none() {
-                hook.set_timeout(Some(PATIENCE));
-            }
-        }
+        let (name, list) = stage.list(all);
         let facts = &container.facts;
         let state = json!({
             "ociVersion": spec.version(),
@@ -82,7 +74,8 @@ impl Runtime {
             "annotations": spec.annotations(),
         });
         let state = hooks::with_status(Some(&state), stage.status(), container.status().pid);
-        for hook in plan::hooks(&list)? {
+        for mut hook in plan::hooks(&list)? {
+            hook.timeout.get_or_insert(plan::HOOK_PATIENCE);
             let state = state.clone();
             let ran = blocking(move || hooks::run(name, &[hook], &state).map_err(Error::from));
             if let Err(error) = ran.await {

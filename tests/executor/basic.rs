@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
+use std::time::{Duration, Instant};
 
-use husk::executor::Stdio;
+use husk::executor::{self, Progress, Stdio};
 use serde_json::json;
 
 use crate::Case;
-use crate::fixture::{Bundle, pipe, read};
+use crate::fixture::{Bundle, Running, pipe, read};
 
 pub const CASES: &[Case] = &[
     ("exit_codes", exit_codes),
@@ -19,6 +20,7 @@ pub const CASES: &[Case] = &[
     ("environment_and_cwd", environment_and_cwd),
     ("descriptors_do_not_leak", descriptors_do_not_leak),
     ("dropping_a_launch_ends_it", dropping_a_launch_ends_it),
+    ("hooks_end_with_the_launch", hooks_end_with_the_launch),
     ("exec_into", exec_into),
     ("exec_into_nothing", exec_into_nothing),
     ("joins_namespaces", joins_namespaces),
@@ -210,6 +212,35 @@ fn dropping_a_launch_ends_it() {
     drop(other);
     running.start().unwrap();
     assert_eq!(running.wait(), 0);
+}
+
+fn hooks_end_with_the_launch() {
+    let mut bundle = Bundle::new("exit 0");
+    let told = bundle.path("told");
+    let script = format!(
+        "echo $$ > {0}.new; mv {0}.new {0}; exec sleep 1000",
+        told.display()
+    );
+    bundle.spec["hooks"] = json!({"createRuntime": [
+        {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}
+    ]});
+    let plan = bundle.plan();
+    let mut running = Running::new(executor::launch(&plan, Stdio::default()).unwrap());
+    assert!(matches!(running.next().unwrap(), Progress::BeforePivot));
+    running.launch.resume_after_hooks(&plan.hooks).unwrap();
+    let until = |done: &dyn Fn() -> bool, what: &str| {
+        let end = Instant::now() + Duration::from_secs(60);
+        while !done() {
+            assert!(Instant::now() < end, "never: {what}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    };
+    until(&|| told.exists(), "the hook runs");
+    let hook: i32 = fs::read_to_string(&told).unwrap().trim().parse().unwrap();
+    drop(running);
+    // Whoever inherits it may take a while to reap it.
+    let lives = || fs::read_to_string(format!("/proc/{hook}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
+    until(&|| !lives(), "the hook is gone");
 }
 
 fn exec_into() {

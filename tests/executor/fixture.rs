@@ -136,7 +136,7 @@ impl Running {
         }
     }
 
-    fn next(&mut self) -> Result<Progress, LaunchError> {
+    pub fn next(&mut self) -> Result<Progress, LaunchError> {
         loop {
             match self.launch.advance()? {
                 Progress::Pending => {

@@ -28,7 +28,9 @@ use crate::types::{CgroupJoin, Error, Result};
 pub use devices::{Device, DeviceKind, convert as device};
 pub use mounts::{Attributes, ImageVolume, Mount, MountKind};
 pub use namespaces::{Namespace, NamespaceKind};
-pub use process::{Capabilities, Process, Rlimit, Scheduler, SeccompProgram, convert as hooks};
+pub use process::{
+    Capabilities, HOOK_PATIENCE, Process, Rlimit, Scheduler, SeccompProgram, convert as hooks,
+};
 pub use restore::RestorePlan;
 pub use runtime::{ExecCgroup, RuntimePlan, device_path, image_path, mapped_path};
 
@@ -177,7 +179,8 @@ pub struct Hook {
     pub args: Vec<String>,
     /// The whole environment.
     pub env: Vec<String>,
-    /// Seconds after which the hook has failed.
+    /// Seconds after which the hook has failed. `None`: never; a hook of a pod's container that names no limit gets
+    /// [`HOOK_PATIENCE`].
     pub timeout: Option<u64>,
 }
 

@@ -309,9 +309,19 @@ pub(super) fn personality(linux: &Linux) -> Result<Option<u64>> {
     }))
 }
 
+/// Seconds that a hook may take which names no limit: one that hangs would hold up its pod for ever.
+pub const HOOK_PATIENCE: u64 = 120;
+
 /// The hooks up to the start of the program; what comes later is the caller's. So are those of the runtime, unless
-/// they are to be `included`.
+/// they are to be `included`: then nobody but the executor watches over any of them, so each gets a limit.
 pub(super) fn hooks(spec: &Spec, included: bool) -> Result<Hooks> {
+    let convert = |list: &[OciHook]| {
+        let mut list = convert(list)?;
+        for hook in list.iter_mut().filter(|_| included) {
+            hook.timeout.get_or_insert(HOOK_PATIENCE);
+        }
+        Ok::<_, Error>(list)
+    };
     let Some(hooks) = spec.hooks() else {
         return Ok(Hooks::default());
     };

@@ -425,6 +425,32 @@ fn hooks_are_checked() {
 }
 
 #[test]
+fn no_hook_of_a_pod_runs_for_ever() {
+    let list = json!([{"path": "/h"}, {"path": "/h", "timeout": 3}]);
+    let spec = |s: &mut Value| {
+        let stages = ["prestart", "createRuntime", "createContainer", "startContainer"];
+        s["hooks"] = stages.into_iter().map(|stage| (stage, list.clone())).collect();
+    };
+    let hooks = plan(spec).hooks;
+    let runtime = hooks.runtime.iter().map(|(_, hook)| hook);
+    let all = runtime
+        .chain(&hooks.create_container)
+        .chain(&hooks.start_container);
+    let limits: Vec<_> = all.map(|hook| hook.timeout).collect();
+    assert_eq!(limits, [Some(HOOK_PATIENCE), Some(3)].repeat(4));
+
+    // Who runs hooks by himself, as a runtime of the OCI does, keeps to what the spec says.
+    let mut value = base();
+    spec(&mut value);
+    let options = ContainerOptions {
+        pause_before_pivot: true,
+        ..ContainerOptions::default()
+    };
+    let plan = container(&serde_json::from_value(value).unwrap(), &options).unwrap();
+    assert_eq!(plan.hooks.create_container[0].timeout, None);
+}
+
+#[test]
 fn an_exec_takes_options_and_personality() {
     let mut value = base();
     value["linux"]["personality"] = json!({"domain": "LINUX"});
