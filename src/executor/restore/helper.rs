@@ -9,14 +9,14 @@ use std::time::Duration;
 use rustix::fs::{CWD, Mode, OFlags, open};
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, getppid, pidfd_open, pidfd_send_signal,
-    set_child_subreaper, set_parent_process_death_signal, setsid, umask, waitid,
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal,
+    set_child_subreaper, setsid, umask, waitid,
 };
 
 use crate::spec::plan::{LaunchPlan, NamespaceKind, RestorePlan};
 use crate::sys::clone::{Child, clone_process};
 use crate::sys::mount::{MountAttr, set_attributes};
-use crate::sys::process::{reset_signals, set_no_new_privileges};
+use crate::sys::process::{die_with, reset_signals, set_no_new_privileges};
 use crate::sys::{fd, namespace};
 use crate::types::MountLine;
 
@@ -289,9 +289,7 @@ fn spawn(program: &Path, socket: OwnedFd, given: &Given, no_new_privileges: bool
     )?];
     let parent = getpid();
     let child = clone_process(0, None, || {
-        // The helper may have died before it could be told to send the signal.
-        let tied = set_parent_process_death_signal(Some(Signal::KILL)).is_ok() && getppid() == Some(parent);
-        if !tied {
+        if !die_with(parent) {
             return super::super::error::NOT_STARTED;
         }
         // criu before 3.19 does not take it along; what it makes inherits it, and nobody can lose it again.
