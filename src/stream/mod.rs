@@ -68,6 +68,15 @@ impl Request {
             Self::PortForward { .. } => "portforward",
         }
     }
+
+    /// About how many bytes it holds.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Exec { cmd, .. } => cmd.iter().map(|a| a.len() + size_of::<String>()).sum(),
+            Self::Attach { .. } => 0,
+            Self::PortForward { ports, .. } => ports.len() * size_of::<u16>(),
+        }
+    }
 }
 
 /// The server.
@@ -148,7 +157,8 @@ impl Server {
 
     fn url(&self, request: Request) -> Result<String> {
         let path = request.path();
-        let token = self.shared.tokens.issue(request)?;
+        let bytes = request.bytes();
+        let token = self.shared.tokens.issue(request, bytes)?;
         let scheme = if self.shared.tls.is_some() {
             "https"
         } else {
