@@ -5,6 +5,7 @@
 
 mod activation;
 mod clients;
+mod deadline;
 
 use std::fs::File;
 use std::os::unix::fs::PermissionsExt;
@@ -179,6 +180,7 @@ async fn answer(
         .http2_keepalive_interval(Some(clients::PING_INTERVAL))
         .http2_keepalive_timeout(Some(clients::PING_TIMEOUT))
         .layer(telemetry::calls::Calls)
+        .layer(deadline::Deadlines)
         .add_service(
             RuntimeServiceServer::new(service)
                 .max_decoding_message_size(MAX_MESSAGE_BYTES)

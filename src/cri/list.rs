@@ -67,7 +67,7 @@ where
     ))
 }
 
-/// As [`stream`], of items that `make` works out for some of `objects` at a time. An error of it is the stream's last word.
+/// As [`stream()`], of items that `make` works out for some of `objects` at a time. An error of it is the stream's last word.
 pub fn stream_made<O, I, M, F>(
     objects: Vec<O>,
     make: impl Fn(Vec<O>) -> F + Send + 'static,
