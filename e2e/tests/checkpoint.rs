@@ -292,6 +292,12 @@ async fn an_image_can_be_a_checkpoint() -> Result<()> {
         husk.cri.start(&again).await?;
         counted(husk, &again).await?;
         ensure!(husk.cri.sh(&again, "cat /volume/kept /begun").await? == "newbegun");
+        // It can be written down again, and that too goes on.
+        let location = husk.dir().join("again.tar");
+        checkpoint(husk, &again, &location).await?;
+        let config = with_volume(restored("third", &location.display().to_string()));
+        let third = husk.cri.launch(&pod, config).await?;
+        ensure!(husk.cri.sh(&third, "cat /begun").await? == "begun");
         let status = husk.cri.status(&again).await?;
         let image = husk.cri.image(&reference).await?.context("the image is here")?;
         ensure!(status.image_id == image.id, "{status:?}");

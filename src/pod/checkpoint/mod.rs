@@ -171,6 +171,13 @@ impl Runtime {
             upper: self.paths.container(&facts.id).join("upper"),
         };
         dump::dump(criu, &subject, dir)?;
+        // One that was restored shows the checkpoint as its image; its files are on top of another.
+        let image = facts.restored_on.as_ref().unwrap_or(&facts.image_id);
+        let name = self.name_of(image);
+        let asked = match facts.restored_on {
+            Some(_) => &name,
+            None => &facts.config.image.image,
+        };
         let spec_dump = dir.join(archive::SPEC);
         std::fs::write(&spec_dump, spec).with_context(|| format!("write {}", spec_dump.display()))?;
         archive::write_json(
@@ -179,9 +186,9 @@ impl Runtime {
             &Description {
                 id: facts.id.to_string(),
                 name: facts.config.metadata.name.clone(),
-                rootfs_image: facts.config.image.image.clone(),
-                rootfs_image_ref: facts.image_id.to_string(),
-                rootfs_image_name: self.name_of(&facts.image_id),
+                rootfs_image: asked.clone(),
+                rootfs_image_ref: image.to_string(),
+                rootfs_image_name: name.clone(),
                 runtime: "husk".to_owned(),
                 created_time: archive::time(facts.created_at),
                 checkpointed_time: archive::time(now_nanos()),
