@@ -56,13 +56,17 @@ doc: ## Build the documentation
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private-intra-doc-links" $(CARGO) doc --workspace --no-deps --document-private-items --locked
 
 # Under emulation everything takes ten times as long, so the suites that look at control groups and the LSM are enough.
-VM ?= exits:: limits:: exec:: security:: stats:: checkpoint::
-vm: ## Run suites on a node with cgroup v2 alone and AppArmor, in an emulated machine (VM="names of suites")
+# Pods with user namespaces need a file system that this kernel can map ids of, so nothing is kept in a tmpfs.
+LSM ?= apparmor
+VM ?= $(if $(filter selinux,$(LSM)),selinux:: containers:: exec:: streams:: image_volumes:: logs::,exits:: limits:: exec:: \
+	security:: stats:: checkpoint::)
+vm: ## Run suites on a node with cgroup v2 alone and AppArmor, in an emulated machine (LSM=selinux VM="names of suites")
 	$(CARGO) build --locked
 	suites=$$($(CARGO) test -p husk-e2e --test e2e --locked --no-run --message-format=json | \
 		sed -n 's/.*"executable":"\([^"]*\/e2e-[^"]*\)".*/\1/p'); \
-	HUSK=$(BUILT)/debug/husk e2e/vm -m 3000 -t 3000 -f "$$suites" \
-		"HUSK_BIN=/usr/local/bin/husk $$suites --test-threads 2 $(VM)"
+	HUSK=$(BUILT)/debug/husk e2e/vm $(if $(filter selinux,$(LSM)),-s) -m 3000 -t 3000 -f "$$suites" \
+		"export HUSK_E2E_DIR=/var/tmp HUSK_BIN=/usr/local/bin/husk $(if $(filter selinux,$(LSM)),HUSK_E2E_SELINUX=1); \
+		$$suites --test-threads 2 $(VM)"
 
 bench: ## Measure, and judge nothing (BENCH="--socket ... --image ..." measures another runtime)
 	$(CARGO) build --release --workspace --bins

@@ -33,7 +33,7 @@ use crate::network::{self, BuiltinConfig, Network, NetworkConfig};
 use crate::nri::{self, Nri};
 use crate::pod::handler::Handlers;
 use crate::pod::launcher::{self, Launcher};
-use crate::pod::{Parts, Runtime};
+use crate::pod::{Parts, Runtime, selinux};
 use crate::socket;
 use crate::state::{Db, Table};
 use crate::stats::Stats;
@@ -96,6 +96,7 @@ async fn serve_pods(
     activated: Option<Activated>,
 ) -> Result<()> {
     let images = ImageStore::open(image_config(config), db.clone())?;
+    selinux::label_layers(&host, &image_config(config).root);
     let handlers = Handlers::probe(config, &host).await;
     let runtime = Runtime::new(Parts {
         config: config.clone(),

@@ -43,6 +43,7 @@ mod registries;
 mod registry_errors;
 mod restart;
 mod security;
+mod selinux;
 mod stats;
 mod stream_lists;
 mod stream_server;

@@ -158,6 +158,9 @@ pub struct Container {
     pub exec_output_bytes: usize,
     /// Directories with the files of device vendors (Container Device Interface); what is in a later one wins.
     pub cdi_dirs: Vec<PathBuf>,
+    /// Refuse pods and containers that ask for SELinux options on a node without SELinux. Other runtimes ignore the wish,
+    /// and much that is deployed relies on that.
+    pub selinux_required: bool,
 }
 
 /// `[nri]`
@@ -289,6 +292,7 @@ impl Default for Container {
             nofile: 1_048_576,
             exec_output_bytes: (8 << 20) - (64 << 10),
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
+            selinux_required: false,
         }
     }
 }

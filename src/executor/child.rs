@@ -104,6 +104,7 @@ fn inside(
     let mut mounter = Mounter {
         root: &root,
         cgroups,
+        label: &plan.mount_label,
         readonly_later: Vec::new(),
         notes: &mut notes,
     };
@@ -126,7 +127,7 @@ fn inside(
     make_cwd(&root, plan);
     run_hooks(plan, &kept.sync)?;
     mask::make_readonly(&root, &plan.readonly_paths)?;
-    mask::mask(&root, &plan.masked_paths)?;
+    mask::mask(&root, &plan.masked_paths, &plan.mount_label)?;
     rootfs::change_root(&root, plan.no_pivot)?;
     rootfs::finish_root(&root, plan.readonly_root, plan.root_propagation)?;
 

@@ -43,7 +43,7 @@ fn no_space(e: LaunchError) -> LaunchError {
 fn new_tmpfs(source: &str, flags: u64, data: &str) -> Result<OwnedFd, Errno> {
     let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", source)?;
-    for option in data.split(',').filter(|o| !o.is_empty()) {
+    for option in options(data).filter(|o| !o.is_empty()) {
         match option.split_once('=') {
             Some((key, value)) => fsconfig_set_string(&context, key, value.trim_matches('"'))?,
             None => fsconfig_set_flag(&context, option)?,
@@ -53,6 +53,15 @@ fn new_tmpfs(source: &str, flags: u64, data: &str) -> Result<OwnedFd, Errno> {
     // The four lowest MS_* bits and MOUNT_ATTR_* bits are the same; the others matter little to a tmpfs.
     let attributes = MountAttrFlags::from_bits_retain((flags & 0xf) as u32);
     fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)
+}
+
+/// The options in `data`, one by one; a comma in quotes belongs to its option.
+fn options(data: &str) -> impl Iterator<Item = &str> {
+    let mut quoted = false;
+    data.split(move |c| {
+        quoted ^= c == '"';
+        c == ',' && !quoted
+    })
 }
 
 fn copy_directory(old: &OwnedFd, new: &OwnedFd, depth: usize) -> Result<(), Errno> {
@@ -127,5 +136,16 @@ fn times(stat: &Stat) -> Timestamps {
     Timestamps {
         last_access: time(stat.st_atime, stat.st_atime_nsec),
         last_modification: time(stat.st_mtime, stat.st_mtime_nsec),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_comma_in_quotes_is_part_of_an_option() {
+        let found: Vec<_> = options(r#"mode=755,context="u:r:t:s0:c1,c2",size=4k"#).collect();
+        assert_eq!(found, ["mode=755", r#"context="u:r:t:s0:c1,c2""#, "size=4k"]);
     }
 }

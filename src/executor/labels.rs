@@ -21,6 +21,7 @@ pub(super) fn set(process: &Process, keep_keyring: bool, notes: &mut Vec<String>
             .map_err(|e| e.advise("is SELinux enabled on this node?"))?;
     }
     if !keep_keyring {
+        label_keys(process)?;
         new_keyring()?;
     }
     Ok(())
@@ -53,6 +54,19 @@ fn set_apparmor(profile: &str) -> Step {
             _ => error.advise("is AppArmor enabled on this node?"),
         }
     })
+}
+
+/// A process that has an SELinux label may not use keyrings with the label of the runtime. The kernel takes the wish back
+/// when the process starts its program.
+fn label_keys(process: &Process) -> Step {
+    let Some(label) = &process.selinux else {
+        return Ok(());
+    };
+    match fs::write("/proc/self/attr/keycreate", label) {
+        // No keyrings in this kernel.
+        Err(e) if e.number() == libc::ENOENT => Ok(()),
+        result => result.during("set", || format!("SELinux label {label} of keys")),
+    }
 }
 
 /// Keys of the caller's session must not be readable by the container.

@@ -14,8 +14,8 @@ use super::mounts::attach;
 use super::path::{Root, by_fd, file_type, shown};
 
 /// Covers each path that exists: a file with the node's `/dev/null`, a directory with an empty tmpfs. One tmpfs serves
-/// all directories.
-pub(super) fn mask(root: &Root, paths: &[PathBuf]) -> Step {
+/// all directories. It gets the SELinux label `label`, if any.
+pub(super) fn mask(root: &Root, paths: &[PathBuf], label: &str) -> Step {
     if paths.is_empty() {
         return Ok(());
     }
@@ -33,7 +33,7 @@ pub(super) fn mask(root: &Root, paths: &[PathBuf]) -> Step {
             (_, false) => mount_bind(by_fd(&null), by_fd(&target)).during("mask", object)?,
             (Some(tmpfs), true) => mount_bind(by_fd(tmpfs), by_fd(&target)).during("mask", object)?,
             (None, true) => {
-                cover(&target).during("mask", object)?;
+                cover(&target, label).during("mask", object)?;
                 empty = existing(root, path, "mask")?;
             }
         }
@@ -41,9 +41,14 @@ pub(super) fn mask(root: &Root, paths: &[PathBuf]) -> Step {
     Ok(())
 }
 
-fn cover(target: &OwnedFd) -> Result<(), Errno> {
+fn cover(target: &OwnedFd, label: &str) -> Result<(), Errno> {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    mount("tmpfs", by_fd(target), "tmpfs", flags, c"size=4k,mode=755")
+    let data = match label {
+        "" => "size=4k,mode=755".to_owned(),
+        label => format!("size=4k,mode=755,context=\"{label}\""),
+    };
+    let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
+    mount("tmpfs", by_fd(target), "tmpfs", flags, data.as_c_str())
 }
 
 /// Makes each path that exists read-only, with all below it.

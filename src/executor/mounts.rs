@@ -91,6 +91,8 @@ fn source_failed(errno: Errno, source: &Path, m: &Mount) -> LaunchError {
 pub(super) struct Mounter<'a> {
     pub root: &'a Root,
     pub cgroups: Option<OwnCgroups>,
+    /// SELinux label of the container's files; empty for none.
+    pub label: &'a str,
     /// Mounts that become read-only when nothing more has to be made in them.
     pub readonly_later: Vec<OwnedFd>,
     pub notes: &'a mut Vec<String>,
@@ -199,9 +201,13 @@ impl Mounter<'_> {
             self.mount_filesystem(fs, flags, &target, &m.destination)
                 .during("mount", object)?;
         }
+        let late_label = fs.fstype == "mqueue" && !self.label.is_empty();
         let wants_more = !m.recursive.is_empty() || m.propagation.iter().any(|p| p & libc::MS_PRIVATE == 0);
-        if readonly_later || wants_more {
+        if readonly_later || wants_more || late_label {
             let mounted = self.root.find(&m.destination).during("open", object)?;
+            if late_label {
+                label_queues(&mounted, self.label).during("label for SELinux", object)?;
+            }
             if wants_more {
                 adjust(&mounted, m, Attributes::default()).during("set flags of", object)?;
             }
@@ -305,6 +311,16 @@ fn mount_new(fs: &Filesystem<'_>, flags: u64, data: &str, target: &OwnedFd) -> R
 fn mount_flags(flags: u64) -> MountFlags {
     // MS_* bits that mount(2) takes are all below 2^32.
     MountFlags::from_bits_retain(flags as u32)
+}
+
+/// All containers of a pod see the same file system of message queues, which therefore takes no label when it is mounted.
+fn label_queues(mounted: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let flags = rustix::fs::XattrFlags::empty();
+    match rustix::fs::setxattr(by_fd(mounted), "security.selinux", label.as_bytes(), flags) {
+        // A policy may say that these have no labels of their own; and in a user namespace they belong to somebody else.
+        Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
+        result => result,
+    }
 }
 
 /// Puts a detached tree on what `target` refers to.

@@ -52,7 +52,7 @@ pub(super) fn layers(
     place: &Path,
     namespace: BorrowedFd<'_>,
 ) -> Step<(Scratch, Vec<PathBuf>)> {
-    let scratch = Scratch::mount(place)?;
+    let scratch = Scratch::mount(place, "")?;
     let mapped = list
         .iter()
         .enumerate()
@@ -75,10 +75,14 @@ impl Drop for Scratch {
 }
 
 impl Scratch {
-    pub fn mount(path: &Path) -> Step<Self> {
+    /// `label` is the SELinux label of what will be made in it, empty for none.
+    pub fn mount(path: &Path, label: &str) -> Step<Self> {
         let object = || format!("scratch file system on {}", shown(path));
         let context = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC).during("open", object)?;
         fsconfig_set_string(&context, "mode", "755").during("configure", object)?;
+        if !label.is_empty() {
+            fsconfig_set_string(&context, "context", label).during("configure", object)?;
+        }
         fsconfig_create(&context).during("create", object)?;
         let top = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())
             .during("create", object)?;

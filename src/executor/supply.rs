@@ -105,7 +105,7 @@ fn supply(plan: &LaunchPlan, to: &Channel, namespace: BorrowedFd<'_>) -> Step {
     let label = &plan.mount_label;
     give(scratch::root(&plan.rootfs, label, &plan.mount_point, mapped)?)?;
     if dev::needing_nodes(&plan.devices).next().is_some() {
-        let scratch = Scratch::mount(&plan.mount_point)?;
+        let scratch = Scratch::mount(&plan.mount_point, label)?;
         for (n, device) in dev::needing_nodes(&plan.devices).enumerate() {
             give(scratch.device(n, device)?)?;
         }

@@ -40,7 +40,7 @@ pub mod recover;
 pub mod remove;
 pub mod run;
 pub mod sandbox;
-mod selinux;
+pub mod selinux;
 pub mod shm;
 pub mod start;
 pub mod stop;

@@ -1,5 +1,5 @@
 //! SELinux on this node: the policy's contexts, a level for each pod, labels on files. On a node without it all of this
-//! does nothing: what clients ask for is ignored, as kubelet expects.
+//! does nothing, and what clients ask for is ignored, as kubelet expects, unless the configuration says otherwise.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -7,7 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use sha2::{Digest as _, Sha256};
+use tracing::warn;
 
+use crate::host::Host;
 use crate::spec::selinux::{self, Contexts, Labels};
 use crate::types::PodId;
 use crate::types::error::{Context, Error, Result};
@@ -45,12 +47,65 @@ impl Runtime {
     }
 
     /// The labels for a pod's files or one of its containers; empty without SELinux.
+    ///
+    /// # Errors
+    /// Options that are no label, or not one of the policy's; any option on a node without SELinux that has to have it.
     pub(super) fn selinux_labels(&self, wish: Option<&SelinuxLabel>, level: &str) -> Result<Labels> {
+        let wish = wish.filter(|w| **w != SelinuxLabel::default());
         if !self.parts.host.selinux {
+            if wish.is_some() && self.parts.config.container.selinux_required {
+                return Err(Error::precondition(
+                    "selinux_options: this node has no SELinux; leave them out, choose another node, or set \
+                     container.selinux_required = false to have them ignored",
+                ));
+            }
             return Ok(Labels::default());
         }
-        selinux::labels(&contexts(), wish, level)
+        let labels = selinux::labels(&contexts(), wish, level)?;
+        known(&labels.process)?;
+        known(&labels.mount)?;
+        Ok(labels)
     }
+}
+
+/// Whether the policy that is loaded knows `label`, which the kernel says.
+fn known(label: &str) -> Result<()> {
+    match fs::write("/sys/fs/selinux/context", label) {
+        Err(e) if e.raw_os_error() == Some(nix::libc::EINVAL) => Err(Error::invalid(format!(
+            "selinux_options: the policy of this node knows no {label}: a user, role, type or level is not in it, or they do \
+             not go together"
+        ))),
+        // Whoever may not ask is told when the label is used.
+        _ => Ok(()),
+    }
+}
+
+/// Labels the layers of the images below `root`, so that containers may read them: what a container has mapped is checked
+/// against the label of the file in the layer too. What is unpacked later inherits the label.
+///
+/// Policies name the directories of the runtimes they know, which need not be this one.
+pub fn label_layers(host: &Host, root: &Path) {
+    if !host.selinux {
+        return;
+    }
+    let label = contexts().shared();
+    for directory in ["layers", "staging", "empty"].map(|name| root.join(name)) {
+        if read(&directory).as_deref() == Some(label.as_bytes()) {
+            continue;
+        }
+        if let Err(e) = relabel(&directory, &label) {
+            warn!(directory = %directory.display(), %e, "containers may not be able to read their images");
+        }
+    }
+}
+
+fn read(path: &Path) -> Option<Vec<u8>> {
+    let mut value = vec![0; 4096];
+    let length = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value).ok()?;
+    value.truncate(length);
+    // The kernel counts the NUL that it puts behind a label.
+    value.pop_if(|last| *last == 0);
+    Some(value)
 }
 
 fn seed(pod: &PodId) -> u64 {

@@ -15,8 +15,15 @@ use super::Runtime;
 use super::sandbox::Pod;
 
 impl Runtime {
-    /// Where containers take `/dev/shm` from: the descriptor that the supervisor holds, or a mount made here.
-    pub(super) fn shm_source(&self, pod: &Pod, supervisor: i32, held: Option<i32>) -> Result<PathBuf> {
+    /// Where containers take `/dev/shm` from: the descriptor that the supervisor holds, or a mount made here with the
+    /// SELinux label `label`, if any.
+    pub(super) fn shm_source(
+        &self,
+        pod: &Pod,
+        supervisor: i32,
+        held: Option<i32>,
+        label: &str,
+    ) -> Result<PathBuf> {
         if let Some(fd) = held {
             return Ok(format!("/proc/{supervisor}/fd/{fd}").into());
         }
@@ -31,7 +38,10 @@ impl Runtime {
             None => (0, 0),
         };
         let bytes = self.parts.config.container.shm_bytes;
-        let options = format!("mode=1777,size={bytes},uid={uid},gid={gid}");
+        let mut options = format!("mode=1777,size={bytes},uid={uid},gid={gid}");
+        if !label.is_empty() {
+            options.push_str(&format!(",context=\"{label}\""));
+        }
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("shm"), &dir, Some("tmpfs"), flags, Some(options.as_str()))
             .with_context(|| format!("mount tmpfs at {}", dir.display()))?;

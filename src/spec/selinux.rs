@@ -17,6 +17,7 @@ const CATEGORIES: u64 = 1024;
 pub struct Contexts {
     process: Label,
     file: Label,
+    shared: Label,
 }
 
 /// `user:role:type:level`.
@@ -49,6 +50,7 @@ impl Default for Contexts {
         Self {
             process: label("system_r", "container_t"),
             file: label("object_r", "container_file_t"),
+            shared: label("object_r", "container_ro_file_t"),
         }
     }
 }
@@ -66,10 +68,18 @@ impl Contexts {
             match (key.trim(), label) {
                 ("process", Some(label)) => found.process = label,
                 ("file", Some(label)) => found.file = label,
+                ("ro_file", Some(label)) => found.shared = label,
                 _ => {}
             }
         }
         found
+    }
+}
+
+impl Contexts {
+    /// Of files that all containers may read and none may write: the layers of images.
+    pub fn shared(&self) -> String {
+        self.shared.to_string()
     }
 }
 
@@ -122,14 +132,31 @@ pub fn labels(contexts: &Contexts, wish: Option<&SelinuxLabel>, level: &str) -> 
 fn check(part: &str, value: &str) -> Result<()> {
     let word = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b'-');
     let fine = match part {
-        // Such as s0, s0:c1,c2, s0-s15:c0.c1023.
-        "level" => value.starts_with('s') && value.bytes().all(|b| word(b) || matches!(b, b':' | b',')),
+        "level" => is_level(value),
         _ => value.bytes().all(word),
     };
     match fine {
         true => Ok(()),
         false => Err(Error::invalid(format!("selinux_options: {value:?} is no {part}"))),
     }
+}
+
+/// Such as `s0`, `s0:c1,c2`, `s0-s15:c0.c1023`.
+fn is_level(text: &str) -> bool {
+    let number = |text: &str, letter: char| {
+        let digits = text.strip_prefix(letter).unwrap_or_default();
+        (1..=4).contains(&digits.len()) && digits.bytes().all(|b| b.is_ascii_digit())
+    };
+    let one = |level: &str| match level.split_once(':') {
+        None => number(level, 's'),
+        Some((sensitivity, categories)) => {
+            number(sensitivity, 's')
+                && categories
+                    .split(',')
+                    .all(|range| range.splitn(2, '.').all(|category| number(category, 'c')))
+        }
+    };
+    text.splitn(2, '-').all(one)
 }
 
 /// A level that no other pod has, found from `seed` on. With all of half a million in use, one that others have.
@@ -180,7 +207,29 @@ mod tests {
         .unwrap();
         assert_eq!(changed.process, "system_u:system_r:spc_t:s0:c7,c8");
         assert_eq!(changed.mount, "system_u:object_r:container_file_t:s0:c7,c8");
-        for (kind, level) in [("bad type", ""), ("a:b", ""), ("", "c1"), ("", "s0:c1;c2")] {
+        for level in [
+            "s0",
+            "s0-s0",
+            "s0:c0.c3",
+            "s0:c0,c3.c6",
+            "s0-s15:c0.c1023",
+            "s0:c1-s2:c1,c2",
+        ] {
+            assert!(is_level(level), "{level}");
+        }
+        for (kind, level) in [
+            ("bad type", ""),
+            ("a:b", ""),
+            ("", "c1"),
+            ("", "s0:c1;c2"),
+            ("", "s0,c4,c5"),
+            ("", "s0:"),
+            ("", "s0:c1,"),
+            ("", "s0:c0.c1.c2"),
+            ("", "s0-"),
+            ("", "s0-s1-s2"),
+            ("", "s00000"),
+        ] {
             let wish = SelinuxLabel {
                 kind: kind.into(),
                 level: level.into(),

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use nix::sched::CloneFlags;
 use nix::sys::signal::{SigSet, Signal};
-use rustix::fs::{MemfdFlags, Mode, SealFlags};
+use rustix::fs::{MemfdFlags, Mode, SealFlags, XattrFlags};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
@@ -18,6 +18,8 @@ use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 use crate::sys::fork::{Forked, fork_into};
 use crate::types::error::Context as _;
 use crate::types::{Error, Result};
+
+use super::protocol::PodSpawn;
 
 /// A running init.
 #[derive(Debug)]
@@ -32,14 +34,14 @@ pub struct Init {
 ///
 /// # Errors
 /// If the node refuses the namespace or a step of the stripping.
-pub fn start() -> Result<Init> {
+pub fn start(spawn: &PodSpawn) -> Result<Init> {
     let what = "start the init of the pod's pid namespace";
-    let program = program().context(what)?;
+    let program = program(spawn).context(what)?;
     let (report, reporter) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).context(what)?;
     match fork_into(CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS).context(what)? {
         Forked::Child => {
             drop(report);
-            let error = strip_and_exec(&program);
+            let error = strip_and_exec(&program, spawn);
             let _ = rustix::io::write(&reporter, error.to_string().as_bytes());
             std::process::exit(1);
         }
@@ -66,17 +68,21 @@ fn rest(pipe: &OwnedFd) -> io::Result<String> {
 }
 
 /// Runs in the child; comes back only with an error.
-pub(super) fn strip_and_exec(program: &OwnedFd) -> Error {
-    fn steps(program: &OwnedFd) -> Result<()> {
+pub(super) fn strip_and_exec(program: &OwnedFd, spawn: &PodSpawn) -> Error {
+    fn steps(program: &OwnedFd, spawn: &PodSpawn) -> Result<()> {
         die_with_parent().context("ask to die with the supervisor")?;
-        empty_root().context("make an empty root")?;
+        if !spawn.process_label.is_empty() {
+            std::fs::write("/proc/self/attr/exec", &spawn.process_label).context("set SELinux label")?;
+        }
+        empty_root(&spawn.mount_label).context("make an empty root")?;
         default_signals().context("reset signals")?;
         no_privileges().context("drop privileges")?;
+        close_streams().context("close standard streams")?;
         let name = CString::from(c"husk-init");
         nix::unistd::fexecve(program.as_fd(), &[name], &[] as &[CString]).context("execute")?;
         Ok(())
     }
-    match steps(program) {
+    match steps(program, spawn) {
         Ok(()) => Error::internal("exec came back"),
         Err(e) => e,
     }
@@ -88,17 +94,22 @@ fn die_with_parent() -> rustix::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
 
-fn empty_root() -> rustix::io::Result<()> {
+fn empty_root(label: &str) -> rustix::io::Result<()> {
     use rustix::mount::{mount, mount_change, unmount};
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let data = match label {
+        "" => "size=4k,nr_inodes=2,mode=555".to_owned(),
+        label => format!("size=4k,nr_inodes=2,mode=555,context=\"{label}\""),
+    };
+    let data = CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
     // Any directory will do; /proc is one that every node has.
     mount(
         "husk-init",
         "/proc",
         "tmpfs",
         flags | MountFlags::RDONLY,
-        Some(c"size=4k,nr_inodes=2,mode=555"),
+        Some(data.as_c_str()),
     )?;
     rustix::process::chdir("/proc")?;
     rustix::process::pivot_root(".", ".")?;
@@ -113,6 +124,19 @@ fn default_signals() -> io::Result<()> {
     // Makes the kernel reap orphans by itself, and outlives the exec.
     crate::sys::signal::ignore(Signal::SIGCHLD)?;
     SigSet::empty().thread_set_mask()?;
+    Ok(())
+}
+
+/// The supervisor's log is not for a process of the pod, and a security module would say so at every start.
+fn close_streams() -> rustix::io::Result<()> {
+    use rustix::io::{FdFlags, fcntl_setfd};
+    let (input, output, error) = (io::stdin(), io::stdout(), io::stderr());
+    for stream in [input.as_fd(), output.as_fd(), error.as_fd()] {
+        match fcntl_setfd(stream, FdFlags::CLOEXEC) {
+            Ok(()) | Err(rustix::io::Errno::BADF) => {}
+            Err(e) => return Err(e),
+        }
+    }
     Ok(())
 }
 
@@ -132,8 +156,8 @@ fn no_privileges() -> rustix::io::Result<()> {
     )
 }
 
-/// A sealed memory file with the program. Its mode forbids reading, so that the process it becomes is not dumpable.
-pub(super) fn program() -> rustix::io::Result<OwnedFd> {
+/// A sealed memory file with the program, which is labelled as a container's. Its mode forbids reading, so that the process it becomes is not dumpable.
+pub(super) fn program(spawn: &PodSpawn) -> rustix::io::Result<OwnedFd> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // Kernels before 6.3 do not know the flag and need none.
     let file = match rustix::fs::memfd_create("husk-init", flags | MemfdFlags::EXEC) {
@@ -144,6 +168,10 @@ pub(super) fn program() -> rustix::io::Result<OwnedFd> {
     let mut at = 0;
     while at < image.len() {
         at += rustix::io::write(&file, &image[at..])?;
+    }
+    if !spawn.mount_label.is_empty() {
+        let (label, flags) = (spawn.mount_label.as_bytes(), XattrFlags::empty());
+        rustix::fs::fsetxattr(&file, "security.selinux", label, flags)?;
     }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o111))?;
     rustix::fs::fcntl_add_seals(

@@ -100,8 +100,10 @@ pub struct PodSpawn {
     pub uids: Vec<IdMapping>,
     /// Group ids likewise.
     pub gids: Vec<IdMapping>,
-    /// SELinux label of the pod's `/dev/shm`; empty for none.
+    /// SELinux label of the pod's `/dev/shm` and of what else its containers see; empty for none.
     pub mount_label: String,
+    /// SELinux label of the init of the pod's own pid namespace; empty for none.
+    pub process_label: String,
 }
 
 /// Makes a container up to the gate.

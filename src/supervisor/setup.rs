@@ -56,7 +56,7 @@ pub fn set_up(spawn: PodSpawn) -> Result<Pod> {
     let (user, pidns_init) = if spawn.uids.is_empty() {
         new_namespaces(&spawn)?;
         sysctl::apply(&spawn)?;
-        (None, spawn.shared_pid.then(pidns::start).transpose()?)
+        (None, spawn.shared_pid.then(|| pidns::start(&spawn)).transpose()?)
     } else {
         let made = user_namespace::make(&spawn)?;
         (Some(made.user), made.pidns_init)

@@ -14,8 +14,8 @@ use rustix::mount::{
 use crate::types::Result;
 use crate::types::error::Context as _;
 
-/// Makes the tmpfs, which belongs to user and group `owner` of the node and has SELinux label `label`; `None` where the kernel could not give it to
-/// containers.
+/// Makes the tmpfs, which belongs to user and group `owner` of the node and has SELinux label `label`; `None` where the
+/// kernel could not give it to containers.
 ///
 /// # Errors
 /// It cannot be made at all.

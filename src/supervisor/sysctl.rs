@@ -92,6 +92,7 @@ mod tests {
             uids: Vec::new(),
             gids: Vec::new(),
             mount_label: String::new(),
+            process_label: String::new(),
         }
     }
 

@@ -39,14 +39,18 @@ pub struct Made {
 /// The kernel refuses a namespace, a map, a sysctl.
 pub fn make(spawn: &PodSpawn) -> Result<Made> {
     let what = "make the pod's user namespace";
-    let program = spawn.shared_pid.then(pidns::program).transpose().context(what)?;
+    let program = spawn
+        .shared_pid
+        .then(|| pidns::program(spawn))
+        .transpose()
+        .context(what)?;
     let (go, tell_go) = pipe_with(PipeFlags::CLOEXEC).context(what)?;
     let (report, reporter) = pipe_with(PipeFlags::CLOEXEC).context(what)?;
     let pid = match fork_into(namespaces(spawn)).context(what)? {
         Forked::Child => {
             drop((tell_go, report));
             let outcome = as_root_inside(spawn, go).and_then(|()| match &program {
-                Some(program) => Err(pidns::strip_and_exec(program)),
+                Some(program) => Err(pidns::strip_and_exec(program, spawn)),
                 None => Ok(()),
             });
             let code = match outcome {

@@ -82,12 +82,13 @@ fn work(plan: &LaunchPlan, restore: &RestorePlan, sync: &Channel) -> Step {
     let mut mounter = Mounter {
         root: &root,
         cgroups,
+        label: &plan.mount_label,
         readonly_later: Vec::new(),
         notes: &mut notes,
     };
     mounter.mount_all(&plan.mounts, sources)?;
     mounter.finish()?;
-    mask::mask(&root, &plan.masked_paths)?;
+    mask::mask(&root, &plan.masked_paths, &plan.mount_label)?;
     let place = bare_root(&root, restore)?;
     let external = external(&plan.mount_point)?;
 

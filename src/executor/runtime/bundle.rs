@@ -55,7 +55,7 @@ pub(super) fn mount(plan: &RuntimePlan) -> Step {
     if !plan.devices.is_empty() {
         let directory = plan.bundle.join("devices");
         std::fs::create_dir_all(&directory).during("create", || directory.display())?;
-        Scratch::mount(&directory)?.keep_devices(&plan.devices)?;
+        Scratch::mount(&directory, &plan.mount_label)?.keep_devices(&plan.devices)?;
     }
     let root = scratch::root(&plan.rootfs, &plan.mount_label, &target, user)?;
     rootfs::attach(&root, &target).during("mount", || "the root file system")

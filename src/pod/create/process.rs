@@ -17,7 +17,7 @@ use crate::types::security::{IdMapping, NamespaceMode};
 
 use super::super::checkpoint::Checkpoint;
 use super::super::sandbox::{Pod, Supervisor};
-use super::super::{Runtime, blocking};
+use super::super::{Runtime, blocking, selinux};
 use super::{Prepared, volumes};
 
 impl Runtime {
@@ -124,6 +124,8 @@ impl Runtime {
         ] {
             std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
         }
+        // What the container writes inherits it; the kernel checks mapped files here too, not only where they are mounted.
+        selinux::relabel(&layer.join("upper"), &label(&prepared.spec))?;
         // The root directory of the container is the upper one's, whatever husk's umask.
         copy_root_mode(&prepared.rootfs.layers, &layer.join("upper"), pod)?;
         let mapped = facts.runtime.as_ref().map_or(&[][..], |r| &r.mapped);

@@ -91,7 +91,7 @@ impl Runtime {
             Some(user) => (user.uids.clone(), user.gids.clone()),
             None => Default::default(),
         };
-        let wish = pod.config.security.selinux.as_ref();
+        let labels = self.selinux_labels(pod.config.security.selinux.as_ref(), level)?;
         Ok(PodSpawn {
             pod_id: pod.id.clone(),
             run_dir: self.paths.pod(&pod.id),
@@ -109,7 +109,12 @@ impl Runtime {
             },
             uids,
             gids,
-            mount_label: self.selinux_labels(wish, level)?.mount,
+            mount_label: labels.mount,
+            // What a privileged pod runs is not confined.
+            process_label: match pod.config.security.privileged {
+                true => String::new(),
+                false => labels.process,
+            },
         })
     }
 
@@ -122,6 +127,8 @@ impl Runtime {
         selinux_level: String,
     ) -> Result<()> {
         let greeting = spawned.client.greeting();
+        let wish = pod.config.security.selinux.as_ref();
+        let label = self.selinux_labels(wish, &selinux_level)?.mount;
         let facts = SupervisorFacts {
             pid: spawned.pid,
             pidns_init: spawned.pidns_init_pid,
@@ -130,7 +137,7 @@ impl Runtime {
             userns: greeting
                 .userns_fd
                 .map(|fd| format!("/proc/{}/fd/{fd}", spawned.pid).into()),
-            shm: self.shm_source(pod, spawned.pid, greeting.shm_fd)?,
+            shm: self.shm_source(pod, spawned.pid, greeting.shm_fd, &label)?,
             handler: self
                 .parts
                 .handlers

@@ -142,6 +142,7 @@ fn pod_spawn(s: proto::Spawn) -> Result<plain::PodSpawn> {
         uids: s.uids.into_iter().map(id_mapping).collect(),
         gids: s.gids.into_iter().map(id_mapping).collect(),
         mount_label: s.mount_label,
+        process_label: s.process_label,
     })
 }
 

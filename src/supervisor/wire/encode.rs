@@ -181,6 +181,7 @@ fn pod_spawn(spawn: &plain::PodSpawn) -> proto::Spawn {
         uids: spawn.uids.iter().map(id_mapping).collect(),
         gids: spawn.gids.iter().map(id_mapping).collect(),
         mount_label: spawn.mount_label.clone(),
+        process_label: spawn.process_label.clone(),
     }
 }
 

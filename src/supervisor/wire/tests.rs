@@ -61,6 +61,7 @@ fn ops() -> Vec<Op> {
                 length: 3,
             }],
             mount_label: "u:r:t:s0".into(),
+            process_label: "u:r:p:s0".into(),
         }),
         Op::Create(
             id(),

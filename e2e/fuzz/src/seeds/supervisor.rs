@@ -31,6 +31,7 @@ pub fn packets() -> Vec<Seed> {
         uids: Vec::new(),
         gids: Vec::new(),
         mount_label: String::new(),
+        process_label: String::new(),
     };
     let create = CreateContainer {
         runtime_json: Vec::new(),

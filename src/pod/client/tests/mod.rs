@@ -50,6 +50,7 @@ pub fn pod_spawn(run_dir: &Path) -> PodSpawn {
         uids: Vec::new(),
         gids: Vec::new(),
         mount_label: String::new(),
+        process_label: String::new(),
     }
 }
 

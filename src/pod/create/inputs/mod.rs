@@ -17,6 +17,7 @@ use crate::spec::container::PodNamespaces;
 use crate::spec::mounts::{PodFiles, ResolvedMount};
 use crate::spec::plan::ImageVolume;
 use crate::spec::process::{ImageDefaults, User};
+use crate::spec::selinux::Labels;
 use crate::spec::{self, ContainerInputs};
 use crate::types::capability::CapSet;
 use crate::types::container::Mount;
@@ -77,10 +78,13 @@ pub(super) fn gather(
         config,
         image: &image,
         user: &user,
-        selinux: if config.security.privileged {
-            Default::default()
-        } else {
-            labels.clone()
+        selinux: match config.security.privileged {
+            // Its files are labelled all the same: by them the policy sees that a container starts, and lets it do all.
+            true => Labels {
+                process: String::new(),
+                mount: labels.mount,
+            },
+            false => labels,
         },
         apparmor: apparmor::profile(config, host.apparmor)?,
         seccomp: seccomp_profile(runtime, config, capabilities.granted)?,
