@@ -96,7 +96,7 @@ async fn serve_pods(
     activated: Option<Activated>,
 ) -> Result<()> {
     let images = ImageStore::open(image_config(config), db.clone())?;
-    selinux::label_layers(&host, &image_config(config).root);
+    selinux::label_layers(&host, config, &image_config(config).root);
     let handlers = Handlers::probe(config, &host).await;
     let runtime = Runtime::new(Parts {
         config: config.clone(),

@@ -283,7 +283,7 @@ async fn without_selinux_a_wish_is_refused_where_the_node_has_to_have_it() -> Re
     if enforcing() {
         return Ok(());
     }
-    let strict = Options::new().toml("[container]\nselinux_required = true\n");
+    let strict = Options::new().toml("[container]\nselinux = \"required\"\n");
     run_with(strict, async |husk| {
         let image = husk.busybox().await?;
         let mut config = husk.pod_config("refused");
@@ -301,7 +301,7 @@ async fn without_selinux_a_wish_is_refused_where_the_node_has_to_have_it() -> Re
             .create(&pod, wish)
             .await
             .refused_with(Code::FailedPrecondition)?;
-        ensure!(refused.message().contains("selinux_required"), "{refused:?}");
+        ensure!(refused.message().contains("container.selinux"), "{refused:?}");
         // An empty wish is none.
         let none = sleeper("main", &image).secured(|s| s.selinux_options = Some(options("", "")));
         husk.cri.launch(&pod, none).await?;

@@ -158,9 +158,22 @@ pub struct Container {
     pub exec_output_bytes: usize,
     /// Directories with the files of device vendors (Container Device Interface); what is in a later one wins.
     pub cdi_dirs: Vec<PathBuf>,
-    /// Refuse pods and containers that ask for SELinux options on a node without SELinux. Other runtimes ignore the wish,
-    /// and much that is deployed relies on that.
-    pub selinux_required: bool,
+    /// What to make of SELinux.
+    pub selinux: Selinux,
+}
+
+/// Whether containers get SELinux labels.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Selinux {
+    /// Where the kernel has SELinux. Elsewhere a wish for certain options is ignored, as other runtimes do: much that is
+    /// deployed relies on that.
+    #[default]
+    Auto,
+    /// As `Auto`, and a pod or container that asks for options on a node without SELinux is refused.
+    Required,
+    /// Never.
+    Off,
 }
 
 /// `[nri]`
@@ -292,7 +305,7 @@ impl Default for Container {
             nofile: 1_048_576,
             exec_output_bytes: (8 << 20) - (64 << 10),
             cdi_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
-            selinux_required: false,
+            selinux: Selinux::Auto,
         }
     }
 }
