@@ -58,14 +58,15 @@ doc: ## Build the documentation
 # Under emulation everything takes ten times as long, so the suites that look at control groups and the LSM are enough.
 # Pods with user namespaces need a file system that this kernel can map ids of, so nothing is kept in a tmpfs.
 LSM ?= apparmor
-VM ?= $(if $(filter selinux,$(LSM)),selinux:: containers:: exec:: streams:: image_volumes:: logs::,exits:: limits:: exec:: \
-	security:: stats:: checkpoint::)
+VM ?= $(if $(filter selinux,$(LSM)),selinux:: containers:: exec:: streams:: image_volumes:: logs:: cdi:: \
+	nri_changes:: checkpoint::,apparmor:: exits:: limits:: updates:: \
+	exec:: mounts:: security:: stats:: metrics:: user_namespaces:: nri:: checkpoint::)
 vm: ## Run suites on a node with cgroup v2 alone and AppArmor, in an emulated machine (LSM=selinux VM="names of suites")
 	$(CARGO) build --locked
 	suites=$$($(CARGO) test -p husk-e2e --test e2e --locked --no-run --message-format=json | \
 		sed -n 's/.*"executable":"\([^"]*\/e2e-[^"]*\)".*/\1/p'); \
 	HUSK=$(BUILT)/debug/husk e2e/vm $(if $(filter selinux,$(LSM)),-s) -m 3000 -t 3000 -f "$$suites" \
-		"export HUSK_E2E_DIR=/var/tmp HUSK_BIN=/usr/local/bin/husk $(if $(filter selinux,$(LSM)),HUSK_E2E_SELINUX=1); \
+		"export HUSK_E2E_DIR=/var/tmp HUSK_BIN=/usr/local/bin/husk HUSK_E2E_$(if $(filter selinux,$(LSM)),SELINUX,APPARMOR)=1; \
 		$$suites --test-threads 2 $(VM)"
 
 bench: ## Measure, and judge nothing (BENCH="--socket ... --image ..." measures another runtime)

@@ -96,7 +96,7 @@ async fn serve_pods(
     activated: Option<Activated>,
 ) -> Result<()> {
     let images = ImageStore::open(image_config(config), db.clone())?;
-    selinux::label_layers(&host, config, &image_config(config).root);
+    label_layers(&host, config).await;
     let handlers = Handlers::probe(config, &host).await;
     let runtime = Runtime::new(Parts {
         config: config.clone(),
@@ -142,6 +142,13 @@ async fn serve_pods(
         let _ = std::fs::remove_file(config.socket());
     }
     Ok(())
+}
+
+async fn label_layers(host: &Host, config: &Config) {
+    let (host, config) = (host.clone(), config.clone());
+    let root = image_config(&config).root;
+    let work = tokio::task::spawn_blocking(move || selinux::label_layers(&host, &config, &root));
+    let _ = work.await;
 }
 
 /// Why layers cannot be mounted with mapped ids here, if so: it depends on the kernel and on the file system.

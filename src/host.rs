@@ -109,7 +109,7 @@ impl Host {
             cgroup_kill: cgroup == CgroupVersion::V2 && kernel >= (5, 14),
             psi: files::line("/proc/pressure/cpu").starts_with("some"),
             apparmor: files::line("/sys/module/apparmor/parameters/enabled") == "Y",
-            selinux: std::path::Path::new("/sys/fs/selinux/enforce").exists(),
+            selinux: features::selinux(),
             seccomp_actions: files::words("/proc/sys/kernel/seccomp/actions_avail"),
             capability_bounding: status.bounding,
             last_capability: files::line("/proc/sys/kernel/cap_last_cap").parse().unwrap_or(0),

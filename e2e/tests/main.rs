@@ -5,6 +5,7 @@
 
 mod activation;
 mod adoption;
+mod apparmor;
 mod attach;
 mod bad_images;
 mod bad_input;

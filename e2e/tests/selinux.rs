@@ -4,7 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use husk_e2e::config::{ContainerConfigExt, PodConfigExt, namespaces, script, sleeper};
 use husk_e2e::v1::*;
-use husk_e2e::{CriExt, Husk, Options, Pod, run, run_with};
+use husk_e2e::{CriExt, Husk, Options, Pod, eventually, process, run, run_with};
 use tonic::Code;
 
 /// Whether this kernel enforces a policy. Elsewhere there is nothing to see, unless the caller says that there must be.
@@ -207,7 +207,6 @@ async fn a_container_reaches_neither_the_nodes_files_nor_anothers() -> Result<()
                 "{file}: {reply:?}"
             );
         }
-        // Neither may one see the processes of the other, even where it can name them.
         let mut config = husk.pod_config("privileged");
         config.security().privileged = true;
         let privileged = husk.cri.pod(config).await?;
@@ -216,6 +215,78 @@ async fn a_container_reaches_neither_the_nodes_files_nor_anothers() -> Result<()
         let its = label(husk, &all).await?;
         ensure!(its == "system_u:system_r:spc_t:s0", "{its}");
         ensure!(husk.cri.sh(&all, "cat /nodes/file /ones/file").await? == "secretsecret");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_container_may_not_signal_anothers_processes() -> Result<()> {
+    if !enforcing() {
+        return Ok(());
+    }
+    run(async |husk| {
+        let options = namespaces(NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Pod);
+        let image = husk.busybox().await?;
+        let launch = async |name: &str| -> Result<String> {
+            let config = husk.pod_config(name).with_namespaces(options.clone());
+            let pod = husk.cri.pod(config).await?;
+            let config = sleeper(name, &image).with_namespaces(options.clone());
+            Ok(husk.cri.launch(&pod, config).await?)
+        };
+        let (one, other) = (launch("one").await?, launch("other").await?);
+        let pid = husk.cri.pid(&one).await?.to_string();
+        husk.cri.sh(&one, &format!("kill -0 {pid}")).await?;
+        let reply = husk.cri.exec_sync(&other, &["kill", "-0", &pid], 20).await?;
+        ensure!(reply.exit_code != 0, "{reply:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn the_init_of_a_pod_ends_with_its_supervisor() -> Result<()> {
+    if !enforcing() {
+        return Ok(());
+    }
+    run(async |husk| {
+        let options = namespaces(NamespaceMode::Node, NamespaceMode::Pod, NamespaceMode::Pod);
+        let config = husk.pod_config("killed").with_namespaces(options);
+        husk.cri.pod(config).await?;
+        let init = process::with_command("husk-init");
+        ensure!(init.len() == 1, "{init:?}");
+        // A process that gets another label loses the wish to die with its parent.
+        let supervisor = process::parent(init[0])?;
+        nix::sys::signal::kill(
+            nix::unistd::Pid::from_raw(supervisor),
+            nix::sys::signal::Signal::SIGKILL,
+        )?;
+        eventually("the init is gone", async || {
+            Ok((!process::alive(init[0])).then_some(()))
+        })
+        .await
+    })
+    .await
+}
+
+#[tokio::test]
+async fn images_that_were_pulled_without_selinux_can_be_used() -> Result<()> {
+    if !enforcing() {
+        return Ok(());
+    }
+    run(async |husk| {
+        let image = husk.busybox().await?;
+        husk.stop().await?;
+        let store = husk.dir().join("root/images");
+        let status = std::process::Command::new("chcon")
+            .args(["-R", "system_u:object_r:node_file_t:s0"])
+            .arg(&store)
+            .status()?;
+        ensure!(status.success(), "chcon: {status}");
+        husk.start_again().await?;
+        let pod = pod(husk, "migrated").await?;
+        let id = husk.cri.launch(&pod, sleeper("main", &image)).await?;
+        ensure!(husk.cri.sh(&id, "echo ok").await? == "ok");
         Ok(())
     })
     .await

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 
 use rustix::process::{setsid, umask};
 
-use crate::spec::plan::{LaunchPlan, MountKind};
+use crate::spec::plan::{LaunchPlan, MountKind, NamespaceKind};
 use crate::sys::process;
 
 use super::cgroup::{self, OwnCgroups};
@@ -105,6 +105,7 @@ fn inside(
         root: &root,
         cgroups,
         label: &plan.mount_label,
+        own_ipc: plan.namespaces.iter().any(|n| n.kind == NamespaceKind::Ipc),
         readonly_later: Vec::new(),
         notes: &mut notes,
     };
@@ -126,6 +127,7 @@ fn inside(
     mounter.finish()?;
     make_cwd(&root, plan);
     run_hooks(plan, &kept.sync)?;
+    labels::confine(&plan.process)?;
     mask::make_readonly(&root, &plan.readonly_paths)?;
     mask::mask(&root, &plan.masked_paths, &plan.mount_label)?;
     rootfs::change_root(&root, plan.no_pivot)?;

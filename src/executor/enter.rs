@@ -52,6 +52,7 @@ fn steps(
         cgroup::join(join, 0)?;
     }
     labels::set(&plan.process, plan.keep_keyring, &mut notes)?;
+    labels::confine(&plan.process)?;
     let foreign_user = is_foreign(pid, NamespaceKind::User);
     if foreign_user {
         // What only the node's root may do, done before this is somebody else.

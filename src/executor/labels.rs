@@ -7,11 +7,24 @@ use crate::sys::process::new_session_keyring;
 
 use super::error::{Cause, During, LaunchError, Step};
 
-/// Call while the node's `/proc` is visible.
+/// What the node has to allow: to be called before the process is nobody on the node, and while the node's `/proc` is
+/// visible.
 pub(super) fn set(process: &Process, keep_keyring: bool, notes: &mut Vec<String>) -> Step {
     if let Some(value) = process.oom_score_adj {
         set_oom_score_adj(value, process.oom_score_adj_required, notes)?;
     }
+    if !keep_keyring {
+        let label = process.selinux.as_deref();
+        label.map_or(Ok(()), label_keys)?;
+        new_keyring()?;
+        label.map_or(Ok(()), |_| label_keys("\n"))?;
+    }
+    Ok(())
+}
+
+/// Confines the next program that is executed, be it by this process or by one it forks: to be called when that is the
+/// container's, and while the node's `/proc` is visible.
+pub(super) fn confine(process: &Process) -> Step {
     if let Some(profile) = &process.apparmor {
         set_apparmor(profile)?;
     }
@@ -19,10 +32,6 @@ pub(super) fn set(process: &Process, keep_keyring: bool, notes: &mut Vec<String>
         fs::write("/proc/self/attr/exec", label)
             .during("set", || format!("SELinux label {label}"))
             .map_err(|e| e.advise("is SELinux enabled on this node?"))?;
-    }
-    if !keep_keyring {
-        label_keys(process)?;
-        new_keyring()?;
     }
     Ok(())
 }
@@ -56,16 +65,12 @@ fn set_apparmor(profile: &str) -> Step {
     })
 }
 
-/// A process that has an SELinux label may not use keyrings with the label of the runtime. The kernel takes the wish back
-/// when the process starts its program.
-fn label_keys(process: &Process) -> Step {
-    let Some(label) = &process.selinux else {
-        return Ok(());
-    };
+/// A process that has an SELinux label may not use keyrings with the label of the runtime. A line break ends the wish.
+fn label_keys(label: &str) -> Step {
     match fs::write("/proc/self/attr/keycreate", label) {
         // No keyrings in this kernel.
         Err(e) if e.number() == libc::ENOENT => Ok(()),
-        result => result.during("set", || format!("SELinux label {label} of keys")),
+        result => result.during("set", || format!("SELinux label {label:?} of keys")),
     }
 }
 

@@ -93,6 +93,8 @@ pub(super) struct Mounter<'a> {
     pub cgroups: Option<OwnCgroups>,
     /// SELinux label of the container's files; empty for none.
     pub label: &'a str,
+    /// Its IPC namespace is not the node's.
+    pub own_ipc: bool,
     /// Mounts that become read-only when nothing more has to be made in them.
     pub readonly_later: Vec<OwnedFd>,
     pub notes: &'a mut Vec<String>,
@@ -201,7 +203,7 @@ impl Mounter<'_> {
             self.mount_filesystem(fs, flags, &target, &m.destination)
                 .during("mount", object)?;
         }
-        let late_label = fs.fstype == "mqueue" && !self.label.is_empty();
+        let late_label = fs.fstype == "mqueue" && self.own_ipc && !self.label.is_empty();
         let wants_more = !m.recursive.is_empty() || m.propagation.iter().any(|p| p & libc::MS_PRIVATE == 0);
         if readonly_later || wants_more || late_label {
             let mounted = self.root.find(&m.destination).during("open", object)?;
@@ -313,8 +315,15 @@ fn mount_flags(flags: u64) -> MountFlags {
     MountFlags::from_bits_retain(flags as u32)
 }
 
-/// All containers of a pod see the same file system of message queues, which therefore takes no label when it is mounted.
+/// All containers of a pod see the same file system of message queues, which therefore takes no label when it is mounted,
+/// and keeps that of the first of them: another would shut the first one out.
 fn label_queues(mounted: &OwnedFd, label: &str) -> Result<(), Errno> {
+    let mut now = [0; 4096];
+    let length = rustix::fs::getxattr(by_fd(mounted), "security.selinux", &mut now).unwrap_or(0);
+    let kind = |label: &[u8]| label.split(|b| *b == b':').nth(2).map(<[u8]>::to_vec);
+    if kind(now.get(..length).unwrap_or_default()) == kind(label.as_bytes()) {
+        return Ok(());
+    }
     let flags = rustix::fs::XattrFlags::empty();
     match rustix::fs::setxattr(by_fd(mounted), "security.selinux", label.as_bytes(), flags) {
         // A policy may say that these have no labels of their own; and in a user namespace they belong to somebody else.

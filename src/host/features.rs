@@ -37,6 +37,12 @@ pub(super) fn detached_mounts() -> bool {
     rustix::mount::open_tree(CWD, "/", OpenTreeFlags::OPEN_TREE_CLOEXEC).is_ok()
 }
 
+/// Labels count: a policy is loaded. Until then every process has the label of the kernel.
+pub(super) fn selinux() -> bool {
+    let own = files::line("/proc/self/attr/current");
+    std::path::Path::new("/sys/fs/selinux/enforce").exists() && own.trim_end_matches('\0') != "kernel"
+}
+
 /// A limit of zero is how administrators forbid them.
 pub(super) fn user_namespaces() -> bool {
     let limit = files::line("/proc/sys/user/max_user_namespaces").parse::<u64>();

@@ -98,6 +98,7 @@ pub struct Runtime {
     execs: exec::Execs,
     events: events::Events,
     checkpoints: checkpoint::Checkpoints,
+    levels: selinux::Levels,
     plugins: OnceLock<Arc<dyn plugins::Plugins>>,
     /// The node's pod ranges as kubelet told them.
     pod_cidr: std::sync::Mutex<String>,
@@ -120,6 +121,7 @@ impl Runtime {
             execs: exec::Execs::default(),
             events: events::Events::default(),
             checkpoints: checkpoint::Checkpoints::default(),
+            levels: selinux::Levels::default(),
             plugins: OnceLock::new(),
             pod_cidr: std::sync::Mutex::default(),
         }))

@@ -1,7 +1,7 @@
 //! The init of a pod's own pid namespace.
 //!
 //! Containers that share the namespace can look at its first process, so that process offers nothing: it is a program of
-//! one system call in a sealed memory file (no path to husk's binary), its root is an empty file system of its own, it
+//! two system calls in a sealed memory file (no path to husk's binary), its root is an empty file system of its own, it
 //! has no capabilities, cannot be traced, and ends with the supervisor. It reaps by ignoring SIGCHLD. 8 KiB of memory.
 
 use std::ffi::CString;
@@ -89,7 +89,8 @@ pub(super) fn strip_and_exec(program: &OwnedFd, spawn: &PodSpawn) -> Error {
 }
 
 /// The parent waits for the report, so it cannot have died unnoticed before this takes effect for long: if it did, the
-/// namespace has no other process and nothing refers to it.
+/// namespace has no other process and nothing refers to it. The program says it again: SELinux takes it back from a process
+/// that gets another label.
 fn die_with_parent() -> rustix::io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
 }
@@ -181,26 +182,34 @@ pub(super) fn program(spawn: &PodSpawn) -> rustix::io::Result<OwnedFd> {
     Ok(file)
 }
 
-/// `for (;;) pause();`
+/// `prctl(PR_SET_PDEATHSIG, SIGKILL); for (;;) pause();`
 #[cfg(target_arch = "x86_64")]
 const CODE: &[u8] = &[
+    0xb8, 0x9d, 0x00, 0x00, 0x00, // mov eax, 157 (prctl)
+    0xbf, 0x01, 0x00, 0x00, 0x00, // mov edi, 1
+    0xbe, 0x09, 0x00, 0x00, 0x00, // mov esi, 9
+    0x0f, 0x05, // syscall
     0xb8, 0x22, 0x00, 0x00, 0x00, // mov eax, 34 (pause)
     0x0f, 0x05, // syscall
-    0xeb, 0xf7, // jmp to the start
+    0xeb, 0xf7, // jmp to the pause
 ];
 #[cfg(target_arch = "x86_64")]
 const MACHINE: u16 = 62;
 
-/// `for (;;) ppoll(NULL, 0, NULL, NULL);`
+/// `prctl(PR_SET_PDEATHSIG, SIGKILL); for (;;) ppoll(NULL, 0, NULL, NULL);`
 #[cfg(target_arch = "aarch64")]
 const CODE: &[u8] = &[
+    0xe8, 0x14, 0x80, 0xd2, // mov x8, 167 (prctl)
+    0x20, 0x00, 0x80, 0xd2, // mov x0, 1
+    0x21, 0x01, 0x80, 0xd2, // mov x1, 9
+    0x01, 0x00, 0x00, 0xd4, // svc 0
     0x00, 0x00, 0x80, 0xd2, // mov x0, 0
     0x01, 0x00, 0x80, 0xd2, // mov x1, 0
     0x02, 0x00, 0x80, 0xd2, // mov x2, 0
     0x03, 0x00, 0x80, 0xd2, // mov x3, 0
     0x28, 0x09, 0x80, 0xd2, // mov x8, 73 (ppoll)
     0x01, 0x00, 0x00, 0xd4, // svc 0
-    0xfa, 0xff, 0xff, 0x17, // b to the start
+    0xfa, 0xff, 0xff, 0x17, // b to the ppoll
 ];
 #[cfg(target_arch = "aarch64")]
 const MACHINE: u16 = 183;

@@ -86,6 +86,9 @@ pub struct Options {
     /// The security module's label instead of that in the images: `apparmor:<profile>` or `selinux:<label>`.
     #[prost(string, optional, tag = "53")]
     pub lsm_profile: Option<String>,
+    /// SELinux label of what criu mounts, instead of that in the images.
+    #[prost(string, optional, tag = "63")]
+    pub lsm_mount_context: Option<String>,
 }
 
 /// A descriptor in place of what is not in the images.

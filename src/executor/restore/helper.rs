@@ -83,6 +83,7 @@ fn work(plan: &LaunchPlan, restore: &RestorePlan, sync: &Channel) -> Step {
         root: &root,
         cgroups,
         label: &plan.mount_label,
+        own_ipc: plan.namespaces.iter().any(|n| n.kind == NamespaceKind::Ipc),
         readonly_later: Vec::new(),
         notes: &mut notes,
     };
@@ -172,6 +173,7 @@ fn run_criu(plan: &LaunchPlan, restore: &RestorePlan, root: &Path, external: Vec
                 .collect(),
             tcp_close: Some(true),
             lsm_profile: label(plan),
+            lsm_mount_context: Some(plan.mount_label.clone()).filter(|label| !label.is_empty()),
             ext_unix_sk: Some(true),
             file_locks: Some(true),
             ..Options::default()

@@ -193,6 +193,12 @@ impl Checkpoint {
     /// # Errors
     /// `Unimplemented`.
     pub(in super::super) fn check_plan(plan: &LaunchPlan) -> Result<()> {
+        if plan.process.selinux.is_none() && !plan.mount_label.is_empty() {
+            return Err(Error::new(
+                Kind::Unimplemented,
+                "restore a privileged container under SELinux: its label would stay that of the checkpoint's pod",
+            ));
+        }
         let hooks = &plan.hooks;
         match hooks.runtime.is_empty()
             && hooks.create_container.is_empty()

@@ -14,10 +14,25 @@ const PROFILES: &str = "/sys/kernel/security/apparmor/profiles";
 const PARSERS: [&str; 2] = ["/sbin/apparmor_parser", "/usr/sbin/apparmor_parser"];
 
 /// Its name, loaded if it is husk's own. `enabled`: the node has AppArmor.
+///
+/// A node whose kernel has AppArmor while nobody set it up (no securityfs, no parser) runs what has no wish without a
+/// profile, as with other runtimes.
 pub(super) fn profile(config: &ContainerConfig, enabled: bool) -> Result<Option<String>> {
+    let security = &config.security;
+    match find(config, enabled) {
+        Err(error) if security.apparmor.is_none() => {
+            warn!(%error, "the container has no AppArmor profile");
+            Ok(None)
+        }
+        result => result,
+    }
+}
+
+fn find(config: &ContainerConfig, enabled: bool) -> Result<Option<String>> {
     let loaded = match enabled {
         true => {
-            let list = std::fs::read_to_string(PROFILES).with_context(|| format!("read {PROFILES}"))?;
+            let list = std::fs::read_to_string(PROFILES)
+                .with_context(|| format!("read {PROFILES}; is securityfs mounted?"))?;
             Some(apparmor::loaded(&list))
         }
         false => None,

@@ -124,8 +124,6 @@ impl Runtime {
         ] {
             std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
         }
-        // What the container writes inherits it; the kernel checks mapped files here too, not only where they are mounted.
-        selinux::relabel(&layer.join("upper"), &label(&prepared.spec))?;
         // The root directory of the container is the upper one's, whatever husk's umask.
         copy_root_mode(&prepared.rootfs.layers, &layer.join("upper"), pod)?;
         let mapped = facts.runtime.as_ref().map_or(&[][..], |r| &r.mapped);
@@ -133,6 +131,8 @@ impl Runtime {
         if let Some(checkpoint) = &prepared.checkpoint {
             checkpoint.put_changes(&facts.id, &layer.join("upper"), &prepared.rootfs.layers)?;
         }
+        // What the container writes inherits it; the kernel checks mapped files here too, not only where they are mounted.
+        selinux::relabel(&layer.join("upper"), &label(&prepared.spec))?;
         if let Some(dir) = prepared.log.as_deref().and_then(Path::parent) {
             std::fs::create_dir_all(dir)
                 .with_context(|| format!("create log directory {}", dir.display()))?;

@@ -33,13 +33,12 @@ impl Runtime {
             } else {
                 None
             };
-            let spawn = self
-                .parts
-                .launcher
-                .spawn(self.pod_spawn(pod, netns.clone(), &level)?);
+            let spawn = self.pod_spawn(pod, netns.clone(), &level)?;
+            let label = spawn.mount_label.clone();
+            let spawn = self.parts.launcher.spawn(spawn);
             let (ips, spawned) = tokio::join!(self.attach(pod, own_network), spawn);
             // The supervisor is put down first whatever else failed, so that clean-up can end it.
-            self.note_supervisor(pod, spawned?, netns, level)?;
+            self.note_supervisor(pod, spawned?, netns, (level, label))?;
             ips?
         };
         pod.status_mut().ips = ips;
@@ -59,10 +58,11 @@ impl Runtime {
         level: &str,
     ) -> Result<Vec<IpAddr>> {
         let spawn = self.pod_spawn(pod, None, level)?;
+        let label = spawn.mount_label.clone();
         let spawned = self.parts.launcher.spawn(spawn).await?;
         let path = format!("/proc/{}/ns/net", spawned.pid);
         let made = own_network.then(|| std::fs::File::open(&path).context(path));
-        self.note_supervisor(pod, spawned, None, level.to_owned())?;
+        self.note_supervisor(pod, spawned, None, (level.to_owned(), label))?;
         if let Some(made) = made.transpose()? {
             let (network, id) = (Arc::clone(&self.parts.network), pod.id.clone());
             let netns = blocking(move || network.adopt_netns(&id, made.as_fd())).await?;
@@ -118,17 +118,15 @@ impl Runtime {
         })
     }
 
-    /// Puts down what is known of a pod's supervisor.
+    /// Puts down what is known of a pod's supervisor, and of SELinux the pod's level and the label of its files.
     fn note_supervisor(
         &self,
         pod: &Pod,
         spawned: Spawned,
         netns: Option<PathBuf>,
-        selinux_level: String,
+        (selinux_level, label): (String, String),
     ) -> Result<()> {
         let greeting = spawned.client.greeting();
-        let wish = pod.config.security.selinux.as_ref();
-        let label = self.selinux_labels(wish, &selinux_level)?.mount;
         let facts = SupervisorFacts {
             pid: spawned.pid,
             pidns_init: spawned.pidns_init_pid,

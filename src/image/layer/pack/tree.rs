@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::super::archive::{Entry, EntryKind, Time, Xattrs};
+use super::super::archive::{Entry, EntryKind, SELINUX, Time, Xattrs};
 use super::Archive;
 
 /// Deepest directory that is packed, counted from the top.
@@ -259,8 +259,11 @@ fn as_seen(names: &[u8], value: impl Fn(&[u8]) -> Result<Vec<u8>, Errno>) -> Res
     Ok((xattrs, opaque))
 }
 
-/// Takes off what unpacking put on. `None` for a name that is overlayfs's own.
+/// Takes off what unpacking put on. `None` for a name that is overlayfs's own, and for the label of this node's policy.
 fn seen_name(name: &[u8]) -> Option<Vec<u8>> {
+    if name == SELINUX {
+        return None;
+    }
     for prefix in [b"trusted.overlay.".as_slice(), b"user.overlay."] {
         if let Some(rest) = name.strip_prefix(prefix) {
             return rest.strip_prefix(b"overlay.").map(|rest| [prefix, rest].concat());

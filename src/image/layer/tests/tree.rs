@@ -143,6 +143,8 @@ fn extended_attributes() {
             e.xattrs = vec![
                 xattr("security.capability", &capability),
                 xattr("user.note", b"a=b\n\0c"),
+                // A label of another node's policy.
+                xattr("security.selinux", b"u:object_r:nobody_knows_t:s0"),
             ];
         })
         .add(EntryKind::Directory, "dir/", |e| {
@@ -172,6 +174,10 @@ fn extended_attributes() {
     assert_eq!(
         layer.xattr("ping", "user.note").as_deref(),
         Some(b"a=b\n\0c".as_slice())
+    );
+    assert_ne!(
+        layer.xattr("ping", "security.selinux").as_deref(),
+        Some(b"u:object_r:nobody_knows_t:s0".as_slice())
     );
     assert_eq!(layer.xattr("dir", "user.empty").as_deref(), Some(b"".as_slice()));
     assert!(!layer.is_opaque("dir"));

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use super::super::LayerError;
 use super::display;
 use super::place::{Dir, failed};
-use crate::image::layer::archive::{Entry, Time};
+use crate::image::layer::archive::{Entry, SELINUX, Time};
 
 /// Set-id and sticky bits.
 const SPECIAL: u32 = 0o7000;
@@ -88,7 +88,11 @@ impl<'a> Attributes<'a> {
         is_file: bool,
     ) -> Result<u64, LayerError> {
         let mut skipped = 0;
-        for (name, value) in self.xattrs.iter().filter(|(name, _)| name != DEFAULT_ACL) {
+        for (name, value) in self
+            .xattrs
+            .iter()
+            .filter(|(name, _)| name != DEFAULT_ACL && name != SELINUX)
+        {
             match set(&stored_name(name), value) {
                 Ok(()) => {}
                 Err(error) if may_skip(name, error, is_file) => skipped += 1,

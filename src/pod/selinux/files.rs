@@ -1,7 +1,5 @@
-//! SELinux on this node: the policy's contexts, a level for each pod, labels on files. On a node without it all of this
-//! does nothing, and what clients ask for is ignored, as kubelet expects, unless the configuration says otherwise.
+//! Labels on files and directories.
 
-use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -10,125 +8,72 @@ use std::{fs, io};
 
 use rustix::fs::{CWD, Dir, FileType, Mode, OFlags, XattrFlags, fstat, openat};
 use rustix::io::Errno;
-use sha2::{Digest as _, Sha256};
-use tracing::warn;
+use tracing::{info, warn};
 
-use crate::config::{Config, Selinux};
-use crate::host::Host;
-use crate::spec::selinux::{self, Contexts, Labels};
-use crate::types::PodId;
 use crate::types::error::{Context, Error, Result};
-use crate::types::security::SelinuxLabel;
-
-use super::Runtime;
-use super::sandbox::Pod;
 
 /// The attribute that holds a file's label.
 const ATTRIBUTE: &str = "security.selinux";
 /// Deeper trees are refused rather than followed.
 const MAX_DEPTH: usize = 256;
-/// Directories of the node that would no longer work for the node with a container's label.
-const REFUSED: [&str; 12] = [
-    "/", "/bin", "/boot", "/dev", "/etc", "/home", "/proc", "/root", "/run", "/sys", "/usr", "/var",
+/// What would no longer work for the node with a container's label.
+const REFUSED: [&str; 27] = [
+    "/",
+    "/bin",
+    "/boot",
+    "/dev",
+    "/etc",
+    "/etc/passwd",
+    "/etc/pki",
+    "/etc/shadow",
+    "/etc/ssl",
+    "/home",
+    "/lib",
+    "/lib64",
+    "/media",
+    "/mnt",
+    "/opt",
+    "/proc",
+    "/root",
+    "/run",
+    "/sbin",
+    "/srv",
+    "/sys",
+    "/tmp",
+    "/usr",
+    "/var",
+    "/var/lib",
+    "/var/lib/kubelet",
+    "/var/log",
 ];
 
-impl Runtime {
-    /// The level for a new pod: the one it asks for, or one that no other pod has. Empty without SELinux.
-    pub(super) fn selinux_level(&self, pod: &Pod) -> String {
-        if !on(&self.parts.host, &self.parts.config) {
-            return String::new();
-        }
-        match &pod.config.security.selinux {
-            Some(wish) if !wish.level.is_empty() => wish.level.clone(),
-            _ => {
-                let all = self.index.all_pods();
-                let taken: BTreeSet<String> = all
-                    .iter()
-                    .filter_map(|p| p.supervisor().map(|s| s.facts.selinux_level))
-                    .collect();
-                selinux::level(seed(&pod.id), &taken)
-            }
-        }
-    }
-
-    /// The labels for a pod's files or one of its containers; empty without SELinux.
-    ///
-    /// # Errors
-    /// Options that are no label, or not one of the policy's; any option on a node without SELinux that has to have it.
-    pub(super) fn selinux_labels(&self, wish: Option<&SelinuxLabel>, level: &str) -> Result<Labels> {
-        let wish = wish.filter(|w| **w != SelinuxLabel::default());
-        if !on(&self.parts.host, &self.parts.config) {
-            if wish.is_some() && self.parts.config.container.selinux == Selinux::Required {
-                return Err(Error::precondition(
-                    "selinux_options: this node has no SELinux; leave them out, choose another node, or have them \
-                     ignored by container.selinux = \"auto\"",
-                ));
-            }
-            return Ok(Labels::default());
-        }
-        let labels = selinux::labels(&contexts(), wish, level)?;
-        let Some(label) = [&labels.process, &labels.mount]
-            .into_iter()
-            .find(|label| !known(label))
-        else {
-            return Ok(labels);
-        };
-        Err(match wish {
-            Some(_) => Error::invalid(format!(
-                "selinux_options: the policy of this node knows no {label}: a user, role, type or level is not in it, or \
-                 they do not go together"
-            )),
-            None => Error::precondition(format!(
-                "the SELinux policy of this node knows no {label}: install the policy module for containers \
-                 (container-selinux), or set container.selinux = \"off\""
-            )),
-        })
-    }
-}
-
-fn on(host: &Host, config: &Config) -> bool {
-    host.selinux && config.container.selinux != Selinux::Off
-}
-
-/// Whether the policy that is loaded knows `label`, which the kernel says. Whoever may not ask learns it when the label is
-/// used.
-fn known(label: &str) -> bool {
-    let asked = fs::write("/sys/fs/selinux/context", label);
-    !asked.is_err_and(|e| e.raw_os_error() == Some(nix::libc::EINVAL))
-}
-
-/// Labels the layers of the images below `root`, so that containers may read them: what a container has mapped is checked
-/// against the label of the file in the layer too. What is unpacked later inherits the label.
+/// Gives what is in the store of images the label `label`. What is unpacked later inherits it from the directories.
 ///
-/// Policies name the directories of the runtimes they know, which need not be this one.
-pub fn label_layers(host: &Host, config: &Config, root: &Path) {
-    let label = contexts().shared();
-    if !on(host, config) || !known(&label) {
-        return;
-    }
+/// A layer has its label when its directory has: who is interrupted goes on with the next layer at the next start, and
+/// one layer that cannot be labelled is tried again then, and stands in no other's way.
+pub(super) fn label_store(root: &Path, label: &str) {
+    let wanted = |path: &Path| read(path).as_deref() != Some(label.as_bytes());
     for directory in ["layers", "staging", "empty"].map(|name| root.join(name)) {
-        if read(&directory).as_deref() == Some(label.as_bytes()) {
-            continue;
+        let entries = fs::read_dir(&directory).into_iter().flatten().flatten();
+        let todo: Vec<_> = entries.map(|e| e.path()).filter(|path| wanted(path)).collect();
+        if !todo.is_empty() {
+            info!(directory = %directory.display(), count = todo.len(), label, "labelling images for SELinux");
         }
-        if let Err(e) = relabel(&directory, &label) {
-            warn!(directory = %directory.display(), %e, "containers may not be able to read their images");
+        let failed = |path: &Path| relabel(path, label).inspect_err(|e| failure(path, e)).is_err();
+        let failures = todo.into_iter().filter(|path| failed(path)).count();
+        // By itself, and before anything is unpacked into it.
+        let own = open(CWD, directory.as_os_str()).map_err(io::Error::from);
+        if let Err(e) = own.and_then(|file| set(&file, label)) {
+            failure(&directory, &e);
+        }
+        if failures > 0 {
+            warn!(directory = %directory.display(), failures, "containers may not be able to read these images");
         }
     }
 }
 
-fn seed(pod: &PodId) -> u64 {
-    let digest = Sha256::digest(pod.as_str());
-    digest.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
-}
-
-fn contexts() -> Contexts {
-    let config = fs::read_to_string("/etc/selinux/config").unwrap_or_default();
-    let policy = config
-        .lines()
-        .find_map(|l| l.trim().strip_prefix("SELINUXTYPE="))
-        .unwrap_or("targeted");
-    let path = format!("/etc/selinux/{}/contexts/lxc_contexts", policy.trim());
-    fs::read_to_string(path).map_or_else(|_| Contexts::default(), |text| Contexts::parse(&text))
+fn failure(path: &Path, error: &dyn std::fmt::Display) {
+    warn!(path = %path.display(), %error, "cannot be labelled for SELinux");
 }
 
 /// Labels a file or a directory with all that is in it; links in it are not followed. Nothing happens for an empty label or
@@ -136,7 +81,7 @@ fn contexts() -> Contexts {
 ///
 /// # Errors
 /// A directory that the node needs as it is; what cannot be read or labelled.
-pub(super) fn relabel(path: &Path, label: &str) -> Result<()> {
+pub(in crate::pod) fn relabel(path: &Path, label: &str) -> Result<()> {
     if label.is_empty() {
         return Ok(());
     }
