@@ -162,8 +162,8 @@ async fn id_maps_problem(launcher: &Launcher, root: &Path) -> Option<String> {
 fn remove_cgroups(config: &Config, cgroups: &Cgroups) {
     for path in [supervisors_path(config), config.cgroup.parent.clone()] {
         let removed = cgroups
-            .open(&path)
-            .remove()
+            .release(&path)
+            .and_then(|()| cgroups.open(&path).remove())
             .and_then(|()| cgroups.remove_unused(&path));
         if let Err(error) = removed {
             warn!(%error, "cgroup could not be removed");

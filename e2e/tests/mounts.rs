@@ -71,6 +71,42 @@ async fn mounts_may_nest_and_cover_each_other_in_any_order() -> Result<()> {
 }
 
 #[tokio::test]
+async fn a_read_only_mount_can_be_so_with_all_that_is_mounted_in_it() -> Result<()> {
+    run(async |husk| {
+        let tree = Mounted::private(husk.share("tree")?)?;
+        tree.add("below")?;
+        let image = husk.busybox().await?;
+        let pod = husk.cri.pod(husk.pod_config("rro")).await?;
+        let config = sleeper("main", &image)
+            .mounted(tree.path(), "/plain", |m| m.readonly = true)
+            .mounted(tree.path(), "/all", |m| {
+                (m.readonly, m.recursive_read_only) = (true, true)
+            });
+        let id = husk.cri.launch(&pod, config).await?;
+        for (path, writable) in [
+            ("/plain/x", false),
+            ("/plain/below/x", true),
+            ("/all/x", false),
+            ("/all/below/x", false),
+        ] {
+            let reply = husk.cri.exec_sync(&id, &["touch", path], 20).await?;
+            ensure!((reply.exit_code == 0) == writable, "{path}: {reply:?}");
+        }
+        let told: Vec<bool> = husk
+            .cri
+            .status(&id)
+            .await?
+            .mounts
+            .iter()
+            .map(|m| m.recursive_read_only)
+            .collect();
+        ensure!(told == [false, true], "{told:?}");
+        Ok(())
+    })
+    .await
+}
+
+#[tokio::test]
 async fn a_read_only_mount_refuses_writes() -> Result<()> {
     run(async |husk| {
         let share = husk.share("ro")?;

@@ -121,6 +121,11 @@ async fn root_inside_is_nobody_on_the_node() -> Result<()> {
                 ..Default::default()
             });
             s.seccomp = None;
+            // The default profile of AppArmor lets nobody mount.
+            s.apparmor = Some(SecurityProfile {
+                profile_type: security_profile::ProfileType::Unconfined.into(),
+                ..Default::default()
+            });
         });
         let admin = husk.cri.launch(&pod, admin).await?;
         husk.cri

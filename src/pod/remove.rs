@@ -114,15 +114,25 @@ impl Runtime {
         Ok(())
     }
 
-    /// Removes the cgroup that husk made for a pod whose client named none.
+    /// Lets go of the pod's cgroup, and removes it if husk made it, because the client named none. One that other pods are
+    /// in, too, as when kubelet makes a pod anew, is left to the last of them.
     async fn remove_pod_cgroup(&self, pod: &Pod) {
-        if pod.config.cgroup_parent.is_empty() {
-            let path = self.cgroup_parent(pod);
+        let path = self.cgroup_parent(pod);
+        let others = self.index.all_pods();
+        let shared = others
+            .iter()
+            .any(|p| p.id != pod.id && self.cgroup_parent(p) == path);
+        if !shared {
+            let own = pod.config.cgroup_parent.is_empty();
             let cgroups = Arc::clone(&self.parts.cgroups);
             // It may have to wait for the last process to be gone.
             let removed = blocking(move || {
-                cgroups.open(&path).remove()?;
-                cgroups.remove_unused(&path)
+                cgroups.release(&path)?;
+                if own {
+                    cgroups.open(&path).remove()?;
+                    cgroups.remove_unused(&path)?;
+                }
+                Ok(())
             });
             if let Err(error) = removed.await {
                 warn!(pod = ?pod.id, %error, "cgroup of the pod could not be removed");

@@ -224,6 +224,49 @@ mod tests {
     use super::*;
 
     #[test]
+    fn pressure_and_swap_are_told_in_the_units_of_cri() {
+        let pressure = |total| crate::cgroup::Pressure {
+            avg10: 1.5,
+            avg60: 2.5,
+            avg300: 3.5,
+            total,
+        };
+        let stall = Psi {
+            some: pressure(7),
+            full: pressure(3),
+        };
+        let mut reading = Reading {
+            at: 11,
+            cgroup: crate::cgroup::Stats {
+                io_pressure: Some(stall),
+                swap: Some(crate::cgroup::Swap {
+                    usage: 30,
+                    limit: Some(100),
+                }),
+                ..Default::default()
+            },
+            processes: crate::stats::Processes::default(),
+            cpu_nano_cores: None,
+        };
+        let told = io(&reading).and_then(|io| io.psi).unwrap_or_default();
+        let (some, full) = (told.some.unwrap_or_default(), told.full.unwrap_or_default());
+        assert_eq!((some.total, full.total), (7_000, 3_000));
+        assert_eq!((some.avg10, some.avg60, some.avg300), (1.5, 2.5, 3.5));
+        let told = swap(&reading).unwrap_or_default();
+        let of = |v: Option<p::UInt64Value>| v.map(|v| v.value);
+        assert_eq!(
+            (
+                told.timestamp,
+                of(told.swap_usage_bytes),
+                of(told.swap_available_bytes)
+            ),
+            (11, Some(30), Some(70))
+        );
+        reading.cgroup = crate::cgroup::Stats::default();
+        assert!(io(&reading).is_none() && swap(&reading).is_none());
+    }
+
+    #[test]
     fn fractions_are_cut_and_unlimited_is_the_largest() {
         assert_eq!((whole(1.9), whole(0.0), whole(-1.0)), (1, 0, u64::MAX));
     }
