@@ -58,7 +58,7 @@ doc: ## Build the documentation
 # Under emulation everything takes ten times as long, so the suites that look at control groups and the LSM are enough.
 # Pods with user namespaces need a file system that this kernel can map ids of, so nothing is kept in a tmpfs.
 LSM ?= apparmor
-VM ?= $(if $(filter selinux,$(LSM)),selinux:: containers:: exec:: image_volumes:: logs:: checkpoint::,apparmor:: exits:: limits:: updates:: \
+VM ?= $(if $(filter selinux,$(LSM)),selinux:: containers:: exec:: image_volumes:: logs::,apparmor:: exits:: limits:: updates:: \
 	exec:: mounts:: security:: stats:: metrics:: user_namespaces:: nri:: checkpoint::)
 vm: ## Run suites on a node with cgroup v2 alone and AppArmor, in an emulated machine (LSM=selinux VM="names of suites")
 	$(CARGO) build --locked

@@ -1,7 +1,7 @@
 //! A file system whose server does not answer: what a dead NFS server or a hung storage driver is to a process.
 //!
-//! Speaks FUSE on `/dev/fuse` itself, as much of it as it takes to look up one file and open it. A read of that file is
-//! taken and never answered, so that the reader sleeps where no signal wakes it.
+//! Speaks FUSE on `/dev/fuse` itself, as much of it as it takes to look up one file and open it. A read of that file, and
+//! a look for one called `silent`, is taken and never answered, so that whoever asks sleeps where no signal wakes it.
 
 use std::fs::File;
 use std::io::{Read, Write};
@@ -48,8 +48,10 @@ pub struct Stuck {
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// Reads that were taken.
+    /// Requests that were taken and not answered.
     pending: Mutex<Vec<u64>>,
+    /// Requests are answered from now on.
+    answers: AtomicBool,
     ended: AtomicBool,
 }
 
@@ -84,13 +86,14 @@ impl Stuck {
         })
     }
 
-    /// How many reads are waiting.
+    /// How many requests are waiting.
     pub fn readers(&self) -> usize {
         self.pending().len()
     }
 
-    /// Answers all reads, with an error.
+    /// Answers them all, and all that follow, with an error.
     pub fn let_go(&self) -> Result<()> {
+        self.shared.answers.store(true, Ordering::SeqCst);
         for unique in self.pending().drain(..) {
             (&self.device).write_all(&reply(unique, Err(EIO)))?;
         }
@@ -144,14 +147,8 @@ fn answer(request: &[u8], shared: &Shared) -> Option<Vec<u8>> {
     let (opcode, unique, node) = (u32_at(4)?, u64_at(8)?, u64_at(16)?);
     let body = match opcode {
         FORGET | BATCH_FORGET | INTERRUPT => return None,
-        READ => {
-            shared
-                .pending
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(unique);
-            return None;
-        }
+        READ => return wait(unique, shared),
+        LOOKUP if request.get(40..)?.strip_suffix(b"\0") == Some(b"silent") => return wait(unique, shared),
         INIT => Ok(init()),
         GETATTR => Ok([vec![0; 16], attributes(node)].concat()),
         LOOKUP if request.get(40..)?.strip_suffix(b"\0") == Some(b"file") => {
@@ -168,6 +165,15 @@ fn answer(request: &[u8], shared: &Shared) -> Option<Vec<u8>> {
         _ => Err(ENOSYS),
     };
     Some(reply(unique, body))
+}
+
+fn wait(unique: u64, shared: &Shared) -> Option<Vec<u8>> {
+    let mut pending = shared.pending.lock().unwrap_or_else(PoisonError::into_inner);
+    if shared.answers.load(Ordering::SeqCst) {
+        return Some(reply(unique, Err(EIO)));
+    }
+    pending.push(unique);
+    None
 }
 
 fn reply(unique: u64, body: Result<Vec<u8>, i32>) -> Vec<u8> {

@@ -58,6 +58,46 @@ async fn a_stop_that_hangs_on_a_file_system_names_it_and_can_be_repeated() -> Re
     .await
 }
 
+#[tokio::test]
+async fn a_pod_is_not_held_up_in_silence_by_a_mount_that_does_not_answer() -> Result<()> {
+    run(async |husk| {
+        let dir = husk.share("silent")?;
+        let stuck = Stuck::mount(&dir)?;
+        let image = husk.busybox().await?;
+        let pod = husk.cri.pod(husk.pod_config("held")).await?;
+        let source = dir.join("silent");
+        let config = sleeper("main", &image).mounted(&source, "/remote", |_| {});
+        let (cri, in_pod) = (husk.cri.clone(), pod.clone());
+        let create = tokio::spawn(async move { cri.create(&in_pod, config).await });
+        eventually("the look at the source", async || {
+            Ok((stuck.readers() > 0).then_some(()))
+        })
+        .await?;
+
+        let status = husk
+            .cri
+            .stop_pod(&pod.id)
+            .await
+            .refused_with(Code::DeadlineExceeded)?;
+        for part in [
+            "create container \"main\"",
+            source.to_str().context("a path")?,
+            "repeated",
+        ] {
+            ensure!(status.message().contains(part), "{part:?} is missing: {status:?}");
+        }
+        // Other pods are served meanwhile.
+        husk.cri.pod(husk.pod_config("other")).await?;
+
+        stuck.let_go()?;
+        create.await?.refused()?;
+        husk.cri.stop_pod(&pod.id).await.context("the repeated stop")?;
+        husk.cri.remove_pod(&pod.id).await?;
+        Ok(())
+    })
+    .await
+}
+
 /// The freezer's directory of the pod of process `pid`; `None` on a node without a version 1 freezer.
 fn pods_freezer(pid: i32) -> Result<Option<PathBuf>> {
     let cgroups = std::fs::read_to_string(format!("/proc/{pid}/cgroup"))?;

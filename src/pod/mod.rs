@@ -45,6 +45,7 @@ pub mod shm;
 pub mod start;
 pub mod stop;
 mod stuck;
+mod under_way;
 pub mod update;
 
 use std::sync::{Arc, OnceLock};

@@ -97,7 +97,7 @@ impl Runtime {
 
     pub(super) async fn remove_found_pod(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         self.give_up_making(pod);
-        let _alone = pod.lifecycle.write().await;
+        let _alone = pod.alone().await?;
         if !self.index.has_pod(pod) {
             return Ok(());
         }

@@ -11,6 +11,7 @@ use crate::types::{PodConfig, PodId, PodState, Realm, Resources};
 
 use super::client::Client;
 use super::encoded::Encoded;
+use super::under_way::UnderWay;
 
 /// A pod.
 pub struct Pod {
@@ -24,6 +25,8 @@ pub struct Pod {
     pub created_at: i64,
     /// Held for writing by run, stop and remove, for reading by what needs the pod to stay: create. Never by status calls.
     pub(super) lifecycle: tokio::sync::RwLock<()>,
+    /// What holds it for reading.
+    pub(super) under_way: UnderWay,
     /// Set when it is to be stopped while it is being made: whatever may take long is then given up.
     pub(super) unwanted: CancellationToken,
     /// Its list item.
@@ -145,6 +148,7 @@ impl Pod {
             config,
             created_at,
             lifecycle: tokio::sync::RwLock::new(()),
+            under_way: UnderWay::default(),
             unwanted: CancellationToken::new(),
             encoded: Encoded::default(),
             state: Mutex::new(status),

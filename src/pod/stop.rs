@@ -152,7 +152,7 @@ impl Runtime {
         let this = Arc::clone(self);
         detached(async move {
             this.give_up_making(&pod);
-            let _alone = pod.lifecycle.write().await;
+            let _alone = pod.alone().await?;
             if !this.index.has_pod(&pod) {
                 return Ok(());
             }

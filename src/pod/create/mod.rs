@@ -98,7 +98,7 @@ impl Runtime {
 
     async fn make_container(self: Arc<Self>, pod: Arc<Pod>, config: ContainerConfig) -> Result<ContainerId> {
         let name = config.metadata.name.clone();
-        let what = move |e: Error| e.context(format!("create container {name:?}"));
+        let what = |e: Error| e.context(format!("create container {name:?}"));
         let id = ContainerId::random();
         // Unpacks an archive, perhaps pulls an image: that must not keep the pod from being stopped.
         let checkpoint = match ready_supervisor(&pod) {
@@ -107,6 +107,15 @@ impl Runtime {
         };
         // The pod must stay as it is until the container is known to belong to it.
         let _stays = pod.lifecycle.read().await;
+        let sources: Vec<_> = config
+            .mounts
+            .iter()
+            .map(|m| m.host_path.as_str())
+            .take(8)
+            .collect();
+        let _operation = pod
+            .under_way
+            .start(format!("create container {name:?} with {}", sources.join(", ")));
         // Clients see nothing of it yet.
         let prepared = match (checkpoint, ready_supervisor(&pod)) {
             (Ok(checkpoint), Ok(supervisor)) => {
