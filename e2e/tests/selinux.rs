@@ -17,6 +17,14 @@ fn enforcing() -> bool {
     on
 }
 
+/// Runs a test where a policy is enforced.
+async fn enforced(options: Options, test: impl AsyncFnOnce(&mut Husk) -> Result<()>) -> Result<()> {
+    match enforcing() {
+        true => run_with(options, test).await,
+        false => Ok(()),
+    }
+}
+
 fn options(kind: &str, level: &str) -> SeLinuxOption {
     SeLinuxOption {
         r#type: kind.into(),
@@ -42,10 +50,7 @@ async fn launch(husk: &Husk, pod: &Pod, name: &str) -> Result<String> {
 
 #[tokio::test]
 async fn every_pod_has_categories_that_its_containers_share() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run(async |husk| {
+    enforced(Options::new(), async |husk| {
         let (one, other) = (pod(husk, "one").await?, pod(husk, "other").await?);
         let first = launch(husk, &one, "first").await?;
         let second = launch(husk, &one, "second").await?;
@@ -92,10 +97,7 @@ async fn every_pod_has_categories_that_its_containers_share() -> Result<()> {
 
 #[tokio::test]
 async fn what_containers_are_used_to_works_under_a_policy() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run_with(Options::new().builtin_network(), async |husk| {
+    enforced(Options::new().builtin_network(), async |husk| {
         let image = husk.busybox().await?;
         let share = husk.share("relabelled")?;
         std::fs::write(share.join("file"), "from the node")?;
@@ -138,10 +140,7 @@ async fn what_containers_are_used_to_works_under_a_policy() -> Result<()> {
 
 #[tokio::test]
 async fn root_in_a_user_namespace_is_labelled_too() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run_with(Options::new().builtin_network(), async |husk| {
+    enforced(Options::new().builtin_network(), async |husk| {
         let mapping = vec![IdMapping {
             container_id: 0,
             host_id: 900_000,
@@ -171,10 +170,7 @@ async fn root_in_a_user_namespace_is_labelled_too() -> Result<()> {
 
 #[tokio::test]
 async fn a_container_reaches_neither_the_nodes_files_nor_anothers() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run(async |husk| {
+    enforced(Options::new(), async |husk| {
         let image = husk.busybox().await?;
         let (nodes, ones) = (husk.share("nodes")?, husk.share("ones")?);
         for dir in [&nodes, &ones] {
@@ -222,10 +218,7 @@ async fn a_container_reaches_neither_the_nodes_files_nor_anothers() -> Result<()
 
 #[tokio::test]
 async fn a_container_may_not_signal_anothers_processes() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run(async |husk| {
+    enforced(Options::new(), async |husk| {
         let options = namespaces(NamespaceMode::Node, NamespaceMode::Node, NamespaceMode::Pod);
         let image = husk.busybox().await?;
         let launch = async |name: &str| -> Result<String> {
@@ -246,10 +239,7 @@ async fn a_container_may_not_signal_anothers_processes() -> Result<()> {
 
 #[tokio::test]
 async fn the_init_of_a_pod_ends_with_its_supervisor() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run(async |husk| {
+    enforced(Options::new(), async |husk| {
         let options = namespaces(NamespaceMode::Node, NamespaceMode::Pod, NamespaceMode::Pod);
         let config = husk.pod_config("killed").with_namespaces(options);
         husk.cri.pod(config).await?;
@@ -271,10 +261,7 @@ async fn the_init_of_a_pod_ends_with_its_supervisor() -> Result<()> {
 
 #[tokio::test]
 async fn images_that_were_pulled_without_selinux_can_be_used() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run(async |husk| {
+    enforced(Options::new(), async |husk| {
         let image = husk.busybox().await?;
         husk.stop().await?;
         let store = husk.dir().join("root/images");
@@ -294,10 +281,7 @@ async fn images_that_were_pulled_without_selinux_can_be_used() -> Result<()> {
 
 #[tokio::test]
 async fn wishes_for_labels_are_met_or_refused_with_the_reason() -> Result<()> {
-    if !enforcing() {
-        return Ok(());
-    }
-    run(async |husk| {
+    enforced(Options::new(), async |husk| {
         let image = husk.busybox().await?;
         let mut config = husk.pod_config("wishes");
         config.security().selinux_options = Some(options("", "s0:c7,c9"));

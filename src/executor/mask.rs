@@ -7,6 +7,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, OpenTreeFlags, mount, mount_bind, open_tree};
 
+use crate::spec::selinux::mount_options;
 use crate::sys::mount::{MountAttr, attr, set_attributes};
 
 use super::error::{During, LaunchError, Step};
@@ -43,10 +44,7 @@ pub(super) fn mask(root: &Root, paths: &[PathBuf], label: &str) -> Step {
 
 fn cover(target: &OwnedFd, label: &str) -> Result<(), Errno> {
     let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let data = match label {
-        "" => "size=4k,mode=755".to_owned(),
-        label => format!("size=4k,mode=755,context=\"{label}\""),
-    };
+    let data = mount_options("size=4k,mode=755", label);
     let data = std::ffi::CString::new(data).map_err(|_| Errno::INVAL)?;
     mount("tmpfs", by_fd(target), "tmpfs", flags, data.as_c_str())
 }

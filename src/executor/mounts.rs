@@ -9,6 +9,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, mount, mount_remo
 
 use crate::spec::plan::{Attributes, LaunchPlan, Mount, MountKind};
 use crate::sys::mount::{MountAttr, attr, set_attributes};
+use crate::types::security::SELINUX_ATTRIBUTE;
 
 use super::cgroup::OwnCgroups;
 use super::copy_up;
@@ -319,13 +320,13 @@ fn mount_flags(flags: u64) -> MountFlags {
 /// and keeps that of the first of them: another would shut the first one out.
 fn label_queues(mounted: &OwnedFd, label: &str) -> Result<(), Errno> {
     let mut now = [0; 4096];
-    let length = rustix::fs::getxattr(by_fd(mounted), "security.selinux", &mut now).unwrap_or(0);
+    let length = rustix::fs::getxattr(by_fd(mounted), SELINUX_ATTRIBUTE, &mut now).unwrap_or(0);
     let kind = |label: &[u8]| label.split(|b| *b == b':').nth(2).map(<[u8]>::to_vec);
     if kind(now.get(..length).unwrap_or_default()) == kind(label.as_bytes()) {
         return Ok(());
     }
     let flags = rustix::fs::XattrFlags::empty();
-    match rustix::fs::setxattr(by_fd(mounted), "security.selinux", label.as_bytes(), flags) {
+    match rustix::fs::setxattr(by_fd(mounted), SELINUX_ATTRIBUTE, label.as_bytes(), flags) {
         // A policy may say that these have no labels of their own; and in a user namespace they belong to somebody else.
         Err(Errno::OPNOTSUPP | Errno::PERM) => Ok(()),
         result => result,

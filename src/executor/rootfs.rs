@@ -12,6 +12,7 @@ use rustix::mount::{
 use rustix::process::{chdir, chroot, fchdir, pivot_root};
 
 use crate::spec::plan::Rootfs;
+use crate::spec::selinux::mount_options;
 use crate::sys::mount::{MountAttr, set_attributes};
 
 use super::error::{Cause, During, LaunchError, Step};
@@ -174,10 +175,7 @@ impl Overlay<'_> {
 
     /// Options that do not depend on how layers are named.
     fn first_options(&self) -> String {
-        match self.label {
-            "" => "index=off".to_owned(),
-            label => format!("index=off,context=\"{label}\""),
-        }
+        mount_options("index=off", self.label)
     }
 
     fn mount_by_options(&self, mount_point: &Path) -> Step {

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 
+use crate::spec::selinux::mount_options;
 use crate::types::PodId;
 use crate::types::error::{Context, Error, Result};
 use crate::types::security::{IdMapping, NamespaceMode};
@@ -38,10 +39,7 @@ impl Runtime {
             None => (0, 0),
         };
         let bytes = self.parts.config.container.shm_bytes;
-        let mut options = format!("mode=1777,size={bytes},uid={uid},gid={gid}");
-        if !label.is_empty() {
-            options.push_str(&format!(",context=\"{label}\""));
-        }
+        let options = mount_options(&format!("mode=1777,size={bytes},uid={uid},gid={gid}"), label);
         let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
         mount(Some("shm"), &dir, Some("tmpfs"), flags, Some(options.as_str()))
             .with_context(|| format!("mount tmpfs at {}", dir.display()))?;

@@ -101,6 +101,15 @@ impl fmt::Display for Label {
     }
 }
 
+/// Mount options with the label of all files, if there is one. The quotes keep its commas together.
+pub fn mount_options(options: &str, label: &str) -> String {
+    match (options, label) {
+        (options, "") => options.to_owned(),
+        ("", label) => format!("context=\"{label}\""),
+        (options, label) => format!("{options},context=\"{label}\""),
+    }
+}
+
 /// The labels of a container whose pod has `level`.
 ///
 /// # Errors
@@ -237,6 +246,16 @@ mod tests {
             };
             assert!(with(wish).is_err(), "{kind:?} {level:?}");
         }
+    }
+
+    #[test]
+    fn a_label_is_one_mount_option() {
+        assert_eq!(
+            mount_options("mode=755", "l:s0:c1,c2"),
+            "mode=755,context=\"l:s0:c1,c2\""
+        );
+        assert_eq!(mount_options("", "l"), "context=\"l\"");
+        assert_eq!(mount_options("mode=755", ""), "mode=755");
     }
 
     #[test]

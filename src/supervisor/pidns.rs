@@ -15,8 +15,10 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags};
 use rustix::process::{Pid, PidfdFlags};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
+use crate::spec::selinux::mount_options;
 use crate::sys::fork::{Forked, fork_into};
 use crate::types::error::Context as _;
+use crate::types::security::SELINUX_ATTRIBUTE;
 use crate::types::{Error, Result};
 
 use super::protocol::PodSpawn;
@@ -99,10 +101,7 @@ fn empty_root(label: &str) -> rustix::io::Result<()> {
     use rustix::mount::{mount, mount_change, unmount};
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    let data = match label {
-        "" => "size=4k,nr_inodes=2,mode=555".to_owned(),
-        label => format!("size=4k,nr_inodes=2,mode=555,context=\"{label}\""),
-    };
+    let data = mount_options("size=4k,nr_inodes=2,mode=555", label);
     let data = CString::new(data).map_err(|_| rustix::io::Errno::INVAL)?;
     // Any directory will do; /proc is one that every node has.
     mount(
@@ -172,7 +171,7 @@ pub(super) fn program(spawn: &PodSpawn) -> rustix::io::Result<OwnedFd> {
     }
     if !spawn.mount_label.is_empty() {
         let (label, flags) = (spawn.mount_label.as_bytes(), XattrFlags::empty());
-        rustix::fs::fsetxattr(&file, "security.selinux", label, flags)?;
+        rustix::fs::fsetxattr(&file, SELINUX_ATTRIBUTE, label, flags)?;
     }
     rustix::fs::fchmod(&file, Mode::from_raw_mode(0o111))?;
     rustix::fs::fcntl_add_seals(

@@ -140,6 +140,10 @@ pub enum Profile {
     Localhost(String),
 }
 
+/// The extended attribute that holds a file's SELinux label. It stays on its node: what the label is decides the policy
+/// there, and no image or checkpoint.
+pub const SELINUX_ATTRIBUTE: &str = "security.selinux";
+
 /// SELinux label parts.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SelinuxLabel {

@@ -113,9 +113,10 @@ impl Runtime {
             .map(|m| m.host_path.as_str())
             .take(8)
             .collect();
-        let _operation = pod
-            .under_way
-            .start(format!("create container {name:?} with {}", sources.join(", ")));
+        let _operation = pod.under_way.start(format!(
+            "create container {name:?} with mounts of [{}]",
+            sources.join(", ")
+        ));
         // Clients see nothing of it yet.
         let prepared = match (checkpoint, ready_supervisor(&pod)) {
             (Ok(checkpoint), Ok(supervisor)) => {

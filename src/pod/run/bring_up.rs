@@ -11,6 +11,7 @@ use crate::pod::launcher::Spawned;
 use crate::pod::plugins::PodEvent;
 use crate::pod::sandbox::{Pod, Supervisor, SupervisorFacts};
 use crate::pod::{Runtime, blocking, files, selinux};
+use crate::spec::selinux::Labels;
 use crate::supervisor::protocol::PodSpawn;
 use crate::types::error::{Context, Result};
 use crate::types::security::NamespaceMode;
@@ -23,9 +24,10 @@ impl Runtime {
         let level = self.selinux_level(pod);
         // The log directory may be anywhere, even on a server that does not answer.
         let (this, of, its) = (Arc::clone(self), Arc::clone(pod), level.clone());
-        blocking(move || this.prepare_directories(&of, &its)).await?;
+        let labels = blocking(move || this.prepare_directories(&of, &its)).await?;
         let ips = if pod.config.security.namespaces.own_user().is_some() {
-            self.bring_up_in_user_namespace(pod, own_network, &level).await?
+            self.bring_up_in_user_namespace(pod, own_network, level, labels)
+                .await?
         } else {
             let netns = if own_network {
                 let (network, id) = (Arc::clone(&self.parts.network), pod.id.clone());
@@ -33,7 +35,7 @@ impl Runtime {
             } else {
                 None
             };
-            let spawn = self.pod_spawn(pod, netns.clone(), &level)?;
+            let spawn = self.pod_spawn(pod, netns.clone(), labels);
             let label = spawn.mount_label.clone();
             let spawn = self.parts.launcher.spawn(spawn);
             let (ips, spawned) = tokio::join!(self.attach(pod, own_network), spawn);
@@ -55,14 +57,15 @@ impl Runtime {
         &self,
         pod: &Arc<Pod>,
         own_network: bool,
-        level: &str,
+        level: String,
+        labels: Labels,
     ) -> Result<Vec<IpAddr>> {
-        let spawn = self.pod_spawn(pod, None, level)?;
+        let spawn = self.pod_spawn(pod, None, labels);
         let label = spawn.mount_label.clone();
         let spawned = self.parts.launcher.spawn(spawn).await?;
         let path = format!("/proc/{}/ns/net", spawned.pid);
         let made = own_network.then(|| std::fs::File::open(&path).context(path));
-        self.note_supervisor(pod, spawned, None, (level.to_owned(), label))?;
+        self.note_supervisor(pod, spawned, None, (level, label))?;
         if let Some(made) = made.transpose()? {
             let (network, id) = (Arc::clone(&self.parts.network), pod.id.clone());
             let netns = blocking(move || network.adopt_netns(&id, made.as_fd())).await?;
@@ -83,7 +86,7 @@ impl Runtime {
         }
     }
 
-    fn pod_spawn(&self, pod: &Pod, netns: Option<PathBuf>, level: &str) -> Result<PodSpawn> {
+    fn pod_spawn(&self, pod: &Pod, netns: Option<PathBuf>, labels: Labels) -> PodSpawn {
         let namespaces = &pod.config.security.namespaces;
         let own_network = namespaces.network != NamespaceMode::Node;
         let own_ipc = namespaces.ipc != NamespaceMode::Node;
@@ -91,8 +94,7 @@ impl Runtime {
             Some(user) => (user.uids.clone(), user.gids.clone()),
             None => Default::default(),
         };
-        let labels = self.selinux_labels(pod.config.security.selinux.as_ref(), level)?;
-        Ok(PodSpawn {
+        PodSpawn {
             pod_id: pod.id.clone(),
             run_dir: self.paths.pod(&pod.id),
             new_net: own_network && netns.is_none(),
@@ -115,7 +117,7 @@ impl Runtime {
                 true => String::new(),
                 false => labels.process,
             },
-        })
+        }
     }
 
     /// Puts down what is known of a pod's supervisor, and of SELinux the pod's level and the label of its files.
@@ -150,21 +152,20 @@ impl Runtime {
         Ok(())
     }
 
-    fn prepare_directories(&self, pod: &Pod, level: &str) -> Result<()> {
+    /// The pod's files and its log directory. Returns the labels that SELinux wants.
+    fn prepare_directories(&self, pod: &Pod, level: &str) -> Result<Labels> {
         let dir = self.paths.pod(&pod.id);
         std::fs::create_dir_all(&dir).with_context(|| format!("create directory {}", dir.display()))?;
         let files = files::write(&dir, &pod.config)?;
-        let label = self
-            .selinux_labels(pod.config.security.selinux.as_ref(), level)?
-            .mount;
+        let labels = self.selinux_labels(pod.config.security.selinux.as_ref(), level)?;
         for file in [&files.hosts, &files.hostname, &files.resolv_conf] {
-            selinux::relabel(file, &label)?;
+            selinux::relabel(file, &labels.mount)?;
         }
         if !pod.config.log_directory.is_empty() {
             let logs = &pod.config.log_directory;
             std::fs::create_dir_all(logs).with_context(|| format!("create log directory {logs:?}"))?;
         }
-        Ok(())
+        Ok(labels)
     }
 
     /// The pod's sysctls: those of the configuration, then those asked for.

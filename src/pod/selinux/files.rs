@@ -11,9 +11,8 @@ use rustix::io::Errno;
 use tracing::{info, warn};
 
 use crate::types::error::{Context, Error, Result};
+use crate::types::security::SELINUX_ATTRIBUTE;
 
-/// The attribute that holds a file's label.
-const ATTRIBUTE: &str = "security.selinux";
 /// Deeper trees are refused rather than followed.
 const MAX_DEPTH: usize = 256;
 /// What would no longer work for the node with a container's label.
@@ -87,11 +86,12 @@ pub(in crate::pod) fn relabel(path: &Path, label: &str) -> Result<()> {
     }
     let what = || format!("label {} for SELinux", path.display());
     let real = fs::canonicalize(path).with_context(what)?;
-    if REFUSED
-        .map(Path::new)
-        .iter()
-        .any(|refused| [path, &real].contains(refused))
-    {
+    // Callers have followed links, such as /lib to /usr/lib.
+    let same = |refused: &&str| {
+        let refused = Path::new(refused);
+        path == refused || fs::canonicalize(refused).is_ok_and(|refused| refused == real)
+    };
+    if REFUSED.iter().any(same) {
         return Err(Error::invalid(format!(
             "selinux_relabel of {}: the node could not use it any more",
             path.display()
@@ -138,7 +138,7 @@ fn set(file: &OwnedFd, label: &str) -> io::Result<()> {
     if read(&path).as_deref() == Some(label.as_bytes()) {
         return Ok(());
     }
-    match rustix::fs::setxattr(&path, ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
+    match rustix::fs::setxattr(&path, SELINUX_ATTRIBUTE, label.as_bytes(), XattrFlags::empty()) {
         Ok(()) | Err(Errno::OPNOTSUPP) => Ok(()),
         Err(e) => Err(e.into()),
     }
@@ -152,7 +152,7 @@ fn by_fd(file: &OwnedFd) -> PathBuf {
 /// The label of what is at `path`.
 fn read(path: &Path) -> Option<Vec<u8>> {
     let mut value = vec![0; 4096];
-    let length = rustix::fs::getxattr(path, ATTRIBUTE, &mut value).ok()?;
+    let length = rustix::fs::getxattr(path, SELINUX_ATTRIBUTE, &mut value).ok()?;
     value.truncate(length);
     // The kernel counts the NUL that it puts behind a label.
     value.pop_if(|last| *last == 0);
@@ -168,6 +168,10 @@ mod tests {
     fn the_nodes_own_directories_are_not_relabelled() {
         for path in REFUSED {
             assert!(relabel(Path::new(path), "l").is_err(), "{path}");
+            // Nor by the name that its links lead to.
+            if let Ok(real) = fs::canonicalize(path) {
+                assert!(relabel(&real, "l").is_err(), "{path} is {}", real.display());
+            }
         }
         assert!(relabel(Path::new("/"), "").is_ok());
     }
@@ -183,7 +187,7 @@ mod tests {
         relabel(dir.path(), label).unwrap();
         let of = |path: &Path| {
             let mut value = [0u8; 128];
-            let n = rustix::fs::lgetxattr(path, ATTRIBUTE, &mut value).ok()?;
+            let n = rustix::fs::lgetxattr(path, SELINUX_ATTRIBUTE, &mut value).ok()?;
             Some(String::from_utf8(value[..n].to_vec()).unwrap())
         };
         // Without SELinux the kernel keeps the attribute as any other, where the file system has attributes.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::namespaces::mappings;
 use super::options::{Meaning, meaning};
+use crate::spec::selinux::mount_options;
 use crate::sys::mount::attr;
 use crate::types::security::IdMapping;
 use crate::types::{Error, Result};
@@ -250,13 +251,8 @@ fn filesystem(mount: &OciMount, fstype: &str, sorted: &Sorted<'_>, label: Option
 }
 
 fn data(sorted: &Sorted<'_>, fstype: &str, label: Option<&str>) -> String {
-    let mut data = sorted.data.join(",");
+    let data = sorted.data.join(",");
     // proc, sysfs and mqueue take no label at mount time.
-    if let Some(label) = label.filter(|l| !l.is_empty() && !matches!(fstype, "proc" | "sysfs" | "mqueue")) {
-        if !data.is_empty() {
-            data.push(',');
-        }
-        data.push_str(&format!("context=\"{label}\""));
-    }
-    data
+    let label = label.filter(|_| !matches!(fstype, "proc" | "sysfs" | "mqueue"));
+    mount_options(&data, label.unwrap_or_default())
 }

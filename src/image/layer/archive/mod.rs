@@ -51,9 +51,6 @@ pub struct Time {
 /// Extended attributes: name and value.
 pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The one that stays on its node: what a file's label is decides the policy there, and no image.
-pub const SELINUX: &[u8] = b"security.selinux";
-
 /// One entry of an archive with everything that PAX, GNU and the plain header say of it put together.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Entry {

@@ -12,7 +12,9 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-use super::super::archive::{Entry, EntryKind, SELINUX, Time, Xattrs};
+use crate::types::security::SELINUX_ATTRIBUTE;
+
+use super::super::archive::{Entry, EntryKind, Time, Xattrs};
 use super::Archive;
 
 /// Deepest directory that is packed, counted from the top.
@@ -261,7 +263,7 @@ fn as_seen(names: &[u8], value: impl Fn(&[u8]) -> Result<Vec<u8>, Errno>) -> Res
 
 /// Takes off what unpacking put on. `None` for a name that is overlayfs's own, and for the label of this node's policy.
 fn seen_name(name: &[u8]) -> Option<Vec<u8>> {
-    if name == SELINUX {
+    if name == SELINUX_ATTRIBUTE.as_bytes() {
         return None;
     }
     for prefix in [b"trusted.overlay.".as_slice(), b"user.overlay."] {

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use super::super::LayerError;
 use super::display;
 use super::place::{Dir, failed};
-use crate::image::layer::archive::{Entry, SELINUX, Time};
+use crate::image::layer::archive::{Entry, Time};
+use crate::types::security::SELINUX_ATTRIBUTE;
 
 /// Set-id and sticky bits.
 const SPECIAL: u32 = 0o7000;
@@ -91,7 +92,7 @@ impl<'a> Attributes<'a> {
         for (name, value) in self
             .xattrs
             .iter()
-            .filter(|(name, _)| name != DEFAULT_ACL && name != SELINUX)
+            .filter(|(name, _)| name != DEFAULT_ACL && name != SELINUX_ATTRIBUTE.as_bytes())
         {
             match set(&stored_name(name), value) {
                 Ok(()) => {}
